@@ -1,0 +1,1 @@
+"""The harness: relaxation, energies, sanity, matching, metrics and tables."""

@@ -1,0 +1,215 @@
+"""A run's structures in the formats of other tools."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pymatgen.core import Structure
+
+from unimat_search.records import Record
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+SCALARS = (
+    "key",
+    "generator",
+    "reduced_formula",
+    "formula_units",
+    "seed",
+    "index",
+    "valid",
+    "outcome",
+    "detail",
+    "energy",
+    "formation_energy_per_atom",
+    "n_steps",
+    "max_force",
+    "generate_seconds",
+    "relax_seconds",
+    "match",
+    "rms_dist",
+)
+"""Columns of a record that every format which has room for them carries."""
+
+
+def export_records(records: Iterable[Record], target: str, path: Path) -> int:
+    """Write records to a file (extxyz, parquet, ase-db) or a folder (cif, res).
+
+    The geometry is the final structure; records without one are in the parquet file only.
+
+    Args:
+        records: With their structures.
+        target: A key of `WRITERS`.
+        path: File or folder, which must not exist.
+
+    Returns:
+        How many records were written.
+
+    Raises:
+        FileExistsError: If there is something at `path`.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists; give another --out")
+    rows = list(records)
+    if target != "parquet":
+        rows = [record for record in rows if record.final_structure is not None]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    WRITERS[target](rows, path)
+    return len(rows)
+
+
+def write_best(record: Record, folder: Path) -> None:
+    """One structure as `FORMULA_GENERATOR.cif` and `.extxyz`."""
+    folder.mkdir(exist_ok=True)
+    stem = folder / file_name(f"{record.reduced_formula}_{record.generator}")
+    _write_cif(record, stem.with_name(stem.name + ".cif"))
+    _write_extxyz([record], stem.with_name(stem.name + ".extxyz"))
+
+
+def file_name(text: str) -> str:
+    """A text with everything that a file name should not hold replaced."""
+    return re.sub(r"[^\w.+=-]", "_", text)
+
+
+def to_res(record: Record) -> str:
+    """A record in AIRSS's `.res` format (SHELX with AIRSS's TITL line), as its `cryan` reads it.
+
+    TITL: name, pressure (GPa), volume (cubic angstrom), enthalpy (eV), spin, absolute spin, number of
+    atoms, space group, `n - copies`.
+    """
+    structure = _final(record)
+    lattice, symbols = structure.lattice, sorted({site.specie.symbol for site in structure})
+    energy = record.energy if record.energy is not None else 0.0
+    lines = [
+        f"TITL {file_name(record.key)} 0.00 {lattice.volume:.6f} {energy:.8f} 0.00 0.00 {len(structure)} "
+        f"({space_group_symbol(structure)}) n - 1",
+        f"REM generator {record.generator} seed {record.seed} index {record.index} outcome {record.outcome}",
+        "CELL 1.54180 " + " ".join(f"{value:.8f}" for value in (*lattice.abc, *lattice.angles)),
+        "LATT -1",
+        "SFAC " + " ".join(symbols),
+    ]
+    for symbol in symbols:
+        for site in structure:
+            if site.specie.symbol == symbol:
+                x, y, z = site.frac_coords
+                lines.append(f"{symbol:<4} {symbols.index(symbol) + 1} {x:.12f} {y:.12f} {z:.12f} 1.0")
+    return "\n".join([*lines, "END", ""])
+
+
+def space_group_symbol(structure: Structure, symprec: float = 0.01) -> str:
+    """International short symbol; "P1" if none can be found. `symprec` in angstrom."""
+    import spglib
+
+    numbers = [site.specie.Z for site in structure]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = spglib.get_symmetry_dataset(
+            (structure.lattice.matrix, structure.frac_coords, numbers), symprec=symprec
+        )
+    return str(dataset.international) if dataset else "P1"
+
+
+def _final(record: Record) -> Structure:
+    if record.final_structure is None:
+        raise ValueError(f"{record.key} has no final structure")
+    return record.final_structure
+
+
+def _info(record: Record) -> dict[str, Any]:
+    values = {name: getattr(record, name) for name in SCALARS if name != "energy"}
+    return {
+        name: str(value) if name == "outcome" else value
+        for name, value in values.items()
+        if value is not None and value != ""
+    }
+
+
+def _atoms(record: Record) -> Atoms:
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    structure = _final(record)
+    atoms = Atoms(
+        [site.specie.symbol for site in structure],
+        scaled_positions=structure.frac_coords,
+        cell=structure.lattice.matrix,
+        pbc=True,
+    )
+    if record.energy is not None:
+        atoms.calc = SinglePointCalculator(atoms, energy=record.energy)
+    return atoms
+
+
+def _write_cif(record: Record, path: Path) -> None:
+    from pymatgen.io.cif import CifWriter
+
+    path.write_text(str(CifWriter(_final(record), significant_figures=8)))
+
+
+def _write_extxyz(records: Sequence[Record], path: Path) -> None:
+    from ase.io import write
+
+    images = []
+    for record in records:
+        atoms = _atoms(record)
+        atoms.info = _info(record)
+        images.append(atoms)
+    write(path, images, format="extxyz")
+
+
+def _write_cifs(records: Sequence[Record], path: Path) -> None:
+    path.mkdir()
+    for record in records:
+        _write_cif(record, path / f"{file_name(record.key)}.cif")
+
+
+def _write_res(records: Sequence[Record], path: Path) -> None:
+    path.mkdir()
+    for record in records:
+        (path / f"{file_name(record.key)}.res").write_text(to_res(record))
+
+
+def _write_parquet(records: Sequence[Record], path: Path) -> None:
+    """All records; the final structure in the columns `numbers`, `frac_coords`, `cell`, else null."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = []
+    for record in records:
+        row = {name: getattr(record, name) for name in SCALARS}
+        row["outcome"] = str(record.outcome) if record.outcome else None
+        structure = record.final_structure
+        row |= {
+            "numbers": None if structure is None else [site.specie.Z for site in structure],
+            "frac_coords": None if structure is None else structure.frac_coords.ravel().tolist(),
+            "cell": None if structure is None else structure.lattice.matrix.ravel().tolist(),
+        }
+        rows.append(row)
+    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
+
+
+def _write_ase_db(records: Sequence[Record], path: Path) -> None:
+    from ase.db import connect
+
+    with connect(path, type="db") as database:
+        for record in records:
+            pairs = _info(record)
+            # ase.db refuses some names (its own columns) and any text that reads as a number or formula
+            data = {"unimat_search": pairs}
+            plain = {k: v for k, v in pairs.items() if k in ("n_steps", "rms_dist", "formation_energy_per_atom")}
+            database.write(_atoms(record), key_value_pairs=plain, data=data)
+
+
+WRITERS: dict[str, Callable[[Sequence[Record], Path], None]] = {
+    "extxyz": _write_extxyz,
+    "cif": _write_cifs,
+    "parquet": _write_parquet,
+    "ase-db": _write_ase_db,
+    "res": _write_res,
+}
+"""Writers by the name that `export --to` takes."""

@@ -1,0 +1,111 @@
+"""Structures from the files that people have: CIF, extxyz, POSCAR, parquet, or a folder of these."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pymatgen.core import Element, Lattice, Structure
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+SUFFIXES = (".cif", ".extxyz", ".xyz", ".vasp", ".poscar", ".parquet")
+ACCEPTED = "CIF, extxyz, POSCAR (.vasp, POSCAR*, CONTCAR*), parquet, or a folder of these"
+
+ElementSet = frozenset[str]
+
+
+def read_structures(
+    path: Path, *, element_sets: Collection[ElementSet] | None = None
+) -> Iterator[tuple[str, Structure]]:
+    """Yield every structure of a file or folder with a name.
+
+    Args:
+        path: The file or folder. A parquet file has the columns `numbers`, `frac_coords` (flattened),
+            `cell` (flattened row vectors, angstrom) and, for names, `material_id`.
+        element_sets: Read only structures whose set of elements is one of these.
+
+    Raises:
+        ValueError: If the path is missing, of no known format, or can't be read; it names the path.
+    """
+    for file in _files(path):
+        try:
+            for name, structure in _read_file(file, element_sets):
+                if element_sets is None or _elements(structure) in element_sets:
+                    yield name, structure
+        except Exception as error:  # parsers raise anything
+            message = str(error).strip().splitlines() or [type(error).__name__]
+            raise ValueError(f"{file} can't be read: {message[0]}") from error
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if _is_known(file))
+        if not files:
+            raise ValueError(f"{path} holds no structure file; accepted: {ACCEPTED}")
+        return files
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist")
+    if not _is_known(path):
+        raise ValueError(f"{path} is of no known format; accepted: {ACCEPTED}")
+    return [path]
+
+
+def _is_known(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES or file.name.upper().startswith(("POSCAR", "CONTCAR"))
+
+
+def _read_file(file: Path, element_sets: Collection[ElementSet] | None) -> Iterator[tuple[str, Structure]]:
+    match file.suffix.lower():
+        case ".parquet":
+            yield from _read_parquet(file, element_sets)
+        case ".extxyz" | ".xyz":
+            from ase.io import iread
+
+            for index, atoms in enumerate(iread(file, index=":", format="extxyz")):
+                yield f"{file.stem}-{index}", structure_from_atoms(atoms)
+        case ".cif":
+            yield file.stem, Structure.from_file(file)
+        case _:
+            yield file.name, Structure.from_str(file.read_text(), fmt="poscar")
+
+
+def structure_from_atoms(atoms: Atoms) -> Structure:
+    """An ASE geometry as a structure, coordinates wrapped into the cell, other data dropped."""
+    if not atoms.cell.rank == 3:
+        raise ValueError("a geometry without a three-dimensional cell")
+    return Structure(
+        atoms.cell.array, atoms.get_chemical_symbols(), atoms.get_scaled_positions(), to_unit_cell=True
+    )
+
+
+def _read_parquet(file: Path, element_sets: Collection[ElementSet] | None) -> Iterator[tuple[str, Structure]]:
+    import pyarrow.parquet as pq
+
+    parquet = pq.ParquetFile(file)
+    missing = {"numbers", "frac_coords", "cell"} - set(parquet.schema_arrow.names)
+    if missing:
+        raise ValueError(f"column {sorted(missing)[0]} is missing")
+    columns = [c for c in ("material_id", "numbers", "frac_coords", "cell") if c in parquet.schema_arrow.names]
+    wanted = None if element_sets is None else {frozenset(Element(el).Z for el in s) for s in element_sets}
+    position = -1
+    for batch in parquet.iter_batches(columns=columns):
+        for row in batch.to_pylist():
+            position += 1
+            if wanted is None or frozenset(row["numbers"]) in wanted:
+                yield row.get("material_id") or f"{file.stem}-{position}", _structure_from_row(row)
+
+
+def _structure_from_row(row: dict[str, Any]) -> Structure:
+    return Structure(
+        Lattice(np.reshape(row["cell"], (3, 3))),
+        [Element.from_Z(z) for z in row["numbers"]],
+        np.reshape(row["frac_coords"], (-1, 3)),
+    )
+
+
+def _elements(structure: Structure) -> ElementSet:
+    return frozenset(element.symbol for element in structure.composition.elements)

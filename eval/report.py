@@ -1,0 +1,205 @@
+"""A summary as text: tables for people, CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Row = dict[str, Any]
+Section = tuple[str, list[Row]]
+"""A title and rows of equal keys."""
+
+MAX_BY_UNITS = 4
+"""Up to so many compositions the printed report lists every number of formula units; the CSV always does."""
+
+
+def to_csv(summary: Mapping[str, Any]) -> str:
+    """One row for each composition, generator and number of formula units ("all" for their sum)."""
+    rows = []
+    for entry in summary["compositions"]:
+        for generator, values in entry["generators"].items():
+            for units, part in [("all", values), *values["by_formula_units"].items()]:
+                flat = {k: v for k, v in _flat(part).items() if k != "by_formula_units"}
+                rows.append(
+                    {"formula": entry["formula"], "generator": generator, "formula_units": units} | flat
+                )
+    return _csv(rows)
+
+
+def to_markdown(summary: Mapping[str, Any]) -> str:
+    """The report as Markdown tables."""
+    parts = []
+    for title, rows in sections(summary):
+        columns = list(rows[0])
+        lines = [_pipe(columns), _pipe(["---"] * len(columns)), *(_pipe(row.values()) for row in rows)]
+        parts.append(f"### {title}\n\n" + "\n".join(lines) + "\n")
+    return "\n".join([*parts, footnotes(summary)])
+
+
+def to_table(summary: Mapping[str, Any], *, width: int | None = None) -> str:
+    """The report for a terminal.
+
+    Args:
+        summary: What `unimat_search.compare.summarise` returns.
+        width: Columns of the terminal; None for as wide as the tables are.
+    """
+    console = Console(file=io.StringIO(), width=width or 200, highlight=False)
+    for title, rows in sections(summary):
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for column in rows[0]:
+            table.add_column(column, justify="left" if column in ("composition", "generator") else "right")
+        for row in rows:
+            table.add_row(*map(str, row.values()))
+        console.print(table)
+    console.print(footnotes(summary))
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def sections(summary: Mapping[str, Any]) -> Iterator[Section]:
+    """The tables of the report."""
+    yield "By composition", [
+        {"composition": entry["formula"], "generator": generator} | _row(values, summary)
+        for entry in summary["compositions"]
+        for generator, values in entry["generators"].items()
+    ]
+    if len(summary["compositions"]) <= MAX_BY_UNITS:
+        yield "By formula units in the cell (Z)", [
+            {"composition": entry["formula"], "Z": units, "generator": generator} | _units_row(values)
+            for entry in summary["compositions"]
+            for units in next(iter(entry["generators"].values()))["by_formula_units"]
+            for generator in entry["generators"]
+            for values in [entry["generators"][generator]["by_formula_units"][units]]
+        ]
+    yield "Over all compositions", [
+        {"generator": generator} | _overall_row(values, summary)
+        for generator, values in summary["overall"].items()
+    ]
+
+
+def footnotes(summary: Mapping[str, Any]) -> str:
+    """What the numbers mean: units, intervals, reference, settings."""
+    relax = summary["relax"]
+    lines = [
+        f"Relaxed by {summary['potential']}: fmax {relax['fmax']} eV/angstrom on atoms and cell, "
+        f"at most {relax['max_steps']} steps. Brackets: 95 % intervals (Wilson).",
+        "E_f: formation energy, eV/atom; elements: " + (summary["elemental_references"] or "none") + ".",
+        f"delta E_f: lowest energy against {summary['reference_generator']}'s, eV/atom; "
+        "reduced: share of compositions where it is negative; tied: within 5 meV/atom.",
+    ]
+    if summary["matcher"]:
+        tolerances = ", ".join(f"{name} {value}" for name, value in summary["matcher"].items())
+        lines.append(f"Found: matches a known structure by pymatgen's StructureMatcher ({tolerances}).")
+    lines += [
+        f"{entry['formula']}: no elemental reference for {', '.join(entry['missing_references'])}, E_f is empty."
+        for entry in summary["compositions"]
+        if entry["missing_references"]
+    ]
+    lines += [
+        f"{entry['formula']}, {generator}, failed: "
+        + ", ".join(f"{count} {reason}" for reason, count in values["failures"].items())
+        for entry in summary["compositions"]
+        for generator, values in entry["generators"].items()
+        if values["failures"] and len(summary["compositions"]) <= MAX_BY_UNITS
+    ]
+    return "\n".join(lines)
+
+
+def _row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
+    row = {
+        "n": values["n_generated"],
+        "valid": values["n_valid"],
+        "converged": values["n_converged"],
+        "rate": _rate(values["convergence_rate"], values["convergence_rate_interval"]),
+        "E_f lowest": _number(values["formation_energy_per_atom"]),
+        "E_f median": _number(values["median_formation_energy_per_atom"]),
+        "delta E_f": _number(values["delta_e_f"]),
+        "steps": _number(values["median_n_steps"], 0),
+        **_seconds(values),
+    }
+    if summary["matcher"]:
+        row |= {
+            "found": f"{values['n_matched']} of {values['n_generated']}",
+            "first": values["first_match"] or "-",
+            "rms_dist": _number(values["rms_dist"]),
+        }
+    return row
+
+
+def _units_row(values: Mapping[str, Any]) -> Row:
+    return {
+        "n": values["n_generated"],
+        "converged": values["n_converged"],
+        "E_f lowest": _number(values["formation_energy_per_atom"]),
+        "steps": _number(values["median_n_steps"], 0),
+    }
+
+
+def _overall_row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
+    row = {
+        "n": values["n_generated"],
+        "structures converged": _rate(values["convergence_rate"], values["convergence_rate_interval"]),
+        "compositions converged": _rate(
+            values["composition_convergence_rate"], values["composition_convergence_rate_interval"]
+        ),
+        "delta E_f mean": _number(values["delta_e_f"]),
+        "median": _number(values["median_delta_e_f"]),
+        "reduced": _rate(values["reduction_rate"], values["reduction_rate_interval"]),
+        "tied": _rate(values["tie_rate"], None),
+        "steps": _number(values["median_n_steps"], 0),
+        **_seconds(values),
+    }
+    if summary["matcher"]:
+        row |= {
+            "found": _rate(values.get("match_rate"), values.get("match_rate_interval")),
+            "rms_dist": _number(values.get("rms_dist")),
+        }
+    return row
+
+
+def _seconds(values: Mapping[str, Any]) -> Row:
+    return {
+        "s/gen": _number(values["generate_seconds_per_structure"]),
+        "s/relax": _number(values["relax_seconds_per_structure"], 2),
+    }
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _rate(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+
+
+def _flat(values: Mapping[str, Any]) -> Row:
+    """Intervals as two columns, failures as text."""
+    row: Row = {}
+    for key, value in values.items():
+        if key.endswith("_interval"):
+            row[f"{key}_low"], row[f"{key}_high"] = value or (None, None)
+        elif key == "failures":
+            row[key] = " ".join(f"{reason}:{count}" for reason, count in value.items())
+        else:
+            row[key] = value
+    return row
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _pipe(cells: Any) -> str:  # noqa: ANN401 - any iterable of anything printable
+    return "| " + " | ".join(map(str, cells)) + " |"

@@ -1,0 +1,129 @@
+"""Generators and relaxers that behave and misbehave, loaded as tests.plugins:NAME."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from ase.calculators.emt import EMT
+from pymatgen.core import Composition, Lattice, Structure
+
+from unimat_search.eval.potential import emt_relaxer
+from unimat_search.eval.relax import BatchedRelaxer
+from unimat_search.records import FailedAttempt, Relaxation, RelaxSettings
+
+
+class Uniform:
+    """Uniform random positions in a cube: the ten lines."""
+
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure]:
+        rng = np.random.default_rng([seed, int(composition.num_atoms)])
+        species = [el for el, amount in composition.items() for _ in range(int(amount))]
+        for _ in range(n):
+            lattice = Lattice.cubic((20 * len(species)) ** (1 / 3))
+            yield Structure(lattice, species, rng.random((len(species), 3)))
+
+
+class Raises(Uniform):
+    """Gives one structure, prints, and raises."""
+
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure]:
+        print("noise on stdout")
+        yield from super().generate(composition, 1, seed=seed)
+        raise RuntimeError("out of ideas\nsecond line")
+
+
+class WrongComposition(Uniform):
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure]:
+        yield from super().generate(composition * 2, n, seed=seed)
+
+
+class FewerThanAsked(Uniform):
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure]:
+        yield from super().generate(composition, n - 1, seed=seed)
+
+
+class Junk:
+    """Everything that is no structure of this composition."""
+
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[object]:
+        good = next(Uniform().generate(composition, 1, seed=seed))
+        yield None
+        yield {"not": "a structure"}
+        broken = good.copy()
+        broken.translate_sites([0], [np.nan, 0, 0], to_unit_cell=False)
+        yield broken
+        disordered = good.copy()
+        disordered[0] = {"Al": 0.5, "Cu": 0.5}
+        yield disordered
+        dummy = good.copy()
+        dummy[0] = "X"
+        yield dummy
+        yield FailedAttempt("no luck")
+        yield good.copy().add_oxidation_state_by_guess()
+
+
+class SameEverySeed(Uniform):
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure]:
+        yield from super().generate(composition, n, seed=0)
+
+
+class NotAGenerator:
+    pass
+
+
+def broken_factory() -> Uniform:
+    raise OSError("weights not found")
+
+
+def emt_calculator() -> EMT:
+    """A plain ASE calculator."""
+    return EMT()
+
+
+class Suicidal(BatchedRelaxer):
+    """EMT that kills its process when it meets a cell of more than 5 atoms."""
+
+    def relax(self, structures: Iterable[Structure], settings: RelaxSettings) -> Iterator[Relaxation]:
+        structures = list(structures)
+        if any(len(structure) > 5 for structure in structures):
+            os._exit(9)
+        return super().relax(structures, settings)
+
+
+def suicidal() -> Suicidal:
+    return Suicidal(emt_relaxer().potential)
+
+
+class Once(BatchedRelaxer):
+    """EMT that kills its process the first time, and works after that."""
+
+    flag: Path
+
+    def relax(self, structures: Iterable[Structure], settings: RelaxSettings) -> Iterator[Relaxation]:
+        if not self.flag.exists():
+            self.flag.touch()
+            os._exit(9)
+        return super().relax(structures, settings)
+
+
+def once(flag: str) -> Once:
+    relaxer = Once(emt_relaxer().potential)
+    relaxer.flag = Path(flag)
+    return relaxer
+
+
+class Lossy(BatchedRelaxer):
+    """Gives a result for every second structure, then raises."""
+
+    def relax(self, structures: Iterable[Structure], settings: RelaxSettings) -> Iterator[Relaxation]:
+        for result in super().relax(structures, settings):
+            if result.index % 2 == 0:
+                yield result
+        raise RuntimeError("lost the rest")
+
+
+def lossy() -> Lossy:
+    return Lossy(emt_relaxer().potential)

@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pymatgen.core import Composition, Lattice, Structure
+
+from unimat_search.compare import CompareSettings, RunError, compare, generate, plan, read_summary
+from unimat_search.eval.references import References
+from unimat_search.formula import FormulaError
+from unimat_search.records import Outcome, Record, RelaxSettings, Task
+from unimat_search.registry import PluginError, Spec, UnknownPluginError, load
+from unimat_search.store import Store
+
+EMT = CompareSettings(
+    formulas=("AlCu", "Al"),
+    generators=("airss", "tests.plugins:Uniform"),
+    n=4,
+    formula_units="1-2",
+    relaxer="emt",
+    relax=RelaxSettings(max_steps=60),
+)
+TIMES = ("generate_seconds", "relax_seconds")
+
+
+def rows(run: Path) -> list[Record]:
+    """All rows, without what depends on the clock."""
+    with Store(run / "results.sqlite") as store:
+        records = list(store.records(structures=True))
+    return sorted(
+        (replace(r, generate_seconds=0.0, relax_seconds=0.0) for r in records), key=lambda record: record.key
+    )
+
+
+def without_times(value: Any) -> Any:
+    """A summary without what depends on the clock."""
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if not k.endswith("_seconds_per_structure")}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "emt"
+    compare(EMT, out, workers=2)
+    return out
+
+
+def test_a_run_folder_holds_everything(run: Path) -> None:
+    assert {p.name for p in run.iterdir()} >= {"run.toml", "results.sqlite", "summary.json", "summary.csv", "best"}
+    assert CompareSettings.from_toml((run / "run.toml").read_text()) == EMT
+    assert sorted(p.name for p in (run / "best").iterdir()) == [
+        f"{formula}_{generator}.{suffix}"
+        for formula in ("AlCu", "Al")
+        for generator in ("airss", "tests.plugins_Uniform")
+        for suffix in ("cif", "extxyz")
+    ] or len(list((run / "best").iterdir())) == 8
+    assert len(rows(run)) == 16
+
+
+def test_every_candidate_has_its_cell_and_its_outcome(run: Path) -> None:
+    for record in rows(run):
+        assert record.outcome is not None
+        assert record.initial_structure is not None
+        assert record.initial_structure.composition == Composition(record.cell_formula)
+        if record.converged:
+            assert record.final_structure is not None
+            assert record.final_structure.composition == Composition(record.cell_formula)
+            assert record.formation_energy_per_atom is not None
+
+
+def test_the_summary_is_that_of_the_rows(run: Path) -> None:
+    summary = read_summary(run)
+    entry = summary["compositions"][0]["generators"]["tests.plugins:Uniform"]
+    ours = [r for r in rows(run) if r.reduced_formula == "AlCu" and r.generator == "tests.plugins:Uniform"]
+    converged = [r for r in ours if r.converged]
+    assert entry["n_generated"] == len(ours) == 4
+    assert entry["n_converged"] == len(converged)
+    assert entry["formation_energy_per_atom"] == min(r.formation_energy_per_atom or 0 for r in converged)
+    assert list(entry["by_formula_units"]) == ["1", "2"]
+    assert sum(part["n_generated"] for part in entry["by_formula_units"].values()) == 4
+    first = summary["compositions"][0]["generators"]["airss"]
+    assert entry["delta_e_f"] == pytest.approx(entry["energy_per_atom"] - first["energy_per_atom"])
+    assert first["delta_e_f"] is None
+    assert summary["overall"]["airss"]["n_pairs"] == 0
+    assert summary["overall"]["tests.plugins:Uniform"]["n_pairs"] == 2
+
+
+def test_best_structures_are_the_lowest(run: Path) -> None:
+    from ase.io import read
+
+    entry = read_summary(run)["compositions"][0]["generators"]["airss"]
+    atoms = read(run / "best" / "AlCu_airss.extxyz")
+    assert atoms.get_potential_energy() / len(atoms) == pytest.approx(entry["energy_per_atom"])
+    assert atoms.info["key"] == entry["best"]
+    cif = Structure.from_file(run / "best" / "AlCu_airss.cif")
+    assert cif.volume == pytest.approx(atoms.get_volume(), rel=1e-6)
+
+
+def test_the_same_settings_give_the_same_run_whatever_the_workers(run: Path, tmp_path: Path) -> None:
+    compare(EMT, tmp_path / "again", workers=1)
+    assert rows(tmp_path / "again") == rows(run)
+    assert without_times(read_summary(tmp_path / "again")) == without_times(read_summary(run))
+
+
+def test_another_seed_gives_other_structures(run: Path, tmp_path: Path) -> None:
+    compare(replace(EMT, seed=1), tmp_path / "other", workers=1)
+    pairs = zip(rows(tmp_path / "other"), rows(run), strict=True)
+    assert all(a.initial_structure != b.initial_structure for a, b in pairs)
+
+
+def test_what_is_missing_is_done_again_and_nothing_else(run: Path, tmp_path: Path) -> None:
+    """Rows that lost their result, and a task that was never started."""
+    out = tmp_path / "damaged"
+    compare(EMT, out, workers=1)
+    with sqlite3.connect(out / "results.sqlite") as connection:
+        connection.execute("UPDATE candidates SET outcome = NULL, final_structure = NULL WHERE \"index\" = 1")
+        connection.execute("DELETE FROM candidates WHERE reduced_formula = 'Al' AND generator = 'airss'")
+        connection.execute("UPDATE candidates SET detail = 'kept' WHERE reduced_formula = 'AlCu' AND \"index\" = 0")
+    (out / "summary.json").unlink()
+    compare(EMT, out, resume=True, workers=1)
+    kept = [r for r in rows(out) if r.detail == "kept"]
+    assert len(kept) == 4
+    again = sorted((replace(r, detail="") for r in rows(out)), key=lambda r: r.key)
+    assert again == [replace(r, detail="") for r in rows(run)]
+    assert without_times(read_summary(out)) == without_times(read_summary(run))
+
+
+def test_killed_and_resumed(run: Path, tmp_path: Path) -> None:
+    """kill -9 at several moments of one run, then to the end: the same run."""
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "unimat_search", "compare", "--out", str(out), "--workers", "1"]
+    first = [*command, "--formula", "AlCu", "--formula", "Al", "--generator", "airss", "--generator",
+             "tests.plugins:Uniform", "-n", "4", "--formula-units", "1-2", "--relaxer", "emt", "--max-steps", "60"]  # fmt: skip
+    root = Path(__file__).parent.parent.parent
+    kills = 0
+    for wanted in (1, 6, 11):
+        process = subprocess.Popen(
+            [*command, "--resume"] if (out / "run.toml").exists() else first,
+            cwd=root, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while process.poll() is None and finished(out) < wanted and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 2
+    subprocess.run([*command, "--resume"], cwd=root, check=True, capture_output=True)
+    assert rows(out) == rows(run)
+    assert without_times(read_summary(out)) == without_times(read_summary(run))
+
+
+def finished(out: Path) -> int:
+    try:
+        with sqlite3.connect(f"file:{out / 'results.sqlite'}?mode=ro", uri=True) as connection:
+            (count,) = connection.execute("SELECT count(*) FROM candidates WHERE outcome IS NOT NULL").fetchone()
+            return int(count)
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_folders_are_guarded(run: Path, tmp_path: Path) -> None:
+    before = rows(run)
+    with pytest.raises(RunError, match="--resume"):
+        compare(EMT, run)
+    with pytest.raises(RunError, match="n = 4, not 5"):
+        compare(replace(EMT, n=5), run, resume=True)
+    assert rows(run) == before
+    with pytest.raises(RunError, match="no run to resume"):
+        compare(EMT, tmp_path / "nothing", resume=True)
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunError, match="not the folder of a run"):
+        compare(EMT, precious, overwrite=True)
+    assert (precious / "thesis.txt").exists()
+
+
+def test_overwriting_starts_anew(run: Path, tmp_path: Path) -> None:
+    small = replace(EMT, formulas=("Al",), generators=("airss",), n=1)
+    compare(small, tmp_path / "run", workers=1)
+    compare(replace(small, seed=5), tmp_path / "run", overwrite=True, workers=1)
+    assert {record.seed for record in rows(tmp_path / "run")} == {5}
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"formulas": ("Xx2",)}, FormulaError),
+        ({"formulas": ("Al", "Al4")}, ValueError),
+        ({"generators": ("airs",)}, UnknownPluginError),
+        ({"generators": ("tests.plugins:broken_factory",)}, PluginError),
+        ({"relaxer": "tests.plugins:NotAGenerator"}, PluginError),
+        ({"relaxer": "chgnett"}, PluginError),
+        ({"reference": "no/such/file.cif"}, ValueError),
+        ({"max_atoms": 1}, FormulaError),
+    ],
+)
+def test_bad_settings_leave_nothing_behind(change: dict[str, Any], error: type[Exception], tmp_path: Path) -> None:
+    with pytest.raises(error):
+        compare(replace(EMT, **change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", [{"n": 0}, {"seed": -1}, {"generators": ("airss", "airss")}, {"formulas": ()}])
+def test_bad_values(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"n must|seed must|given twice|no formula"):
+        replace(EMT, **change)
+
+
+def test_broken_generators_are_one_warning_and_one_failed_column(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = replace(
+        EMT,
+        formulas=("AlCu",),
+        generators=("airss", "tests.plugins:broken_factory", "tests.plugins:Raises", "tests.plugins:WrongComposition"),
+        formula_units="1",
+    )
+    with caplog.at_level(logging.WARNING):
+        summary = compare(settings, tmp_path / "run", workers=1)
+    columns = summary["compositions"][0]["generators"]
+    assert columns["airss"]["n_converged"] == 4
+    for name, failed in (("broken_factory", 4), ("Raises", 3), ("WrongComposition", 4)):
+        assert columns[f"tests.plugins:{name}"]["failures"].get("generator_failed") == failed
+    assert len([r for r in caplog.records if "broken_factory" in r.getMessage()]) == 1
+    assert len([r for r in caplog.records if "out of ideas" in r.getMessage()]) == 1
+    assert "noise" not in capsys.readouterr().out
+    details = {record.detail for record in rows(tmp_path / "run")}
+    assert "the generator raised RuntimeError: out of ideas" in details
+    assert "asked for Al1 Cu1, the generator gave Al2 Cu2" in details
+
+
+def test_junk_becomes_rows_with_reasons() -> None:
+    task = Task("junk", "AlCu", 1, "Al1 Cu1", 9, 0)
+    records = generate(task, load("generators", Spec.parse("tests.plugins:Junk")))
+    assert len(records) == 9
+    details = [record.detail for record in records]
+    assert "NoneType" in details[0]
+    assert "dict" in details[1]
+    assert "not a finite number" in details[2]
+    assert "disordered" in details[3]
+    assert "asked for" in details[4]
+    assert details[5] == "no luck"
+    assert records[6].outcome is None, "oxidation states are no fault"
+    assert all(detail == "the generator gave fewer than 9 structures" for detail in details[7:])
+
+
+def test_left_handed_cells_are_turned() -> None:
+    class LeftHanded:
+        def generate(self, composition: Composition, n: int, *, seed: int) -> Any:
+            yield Structure(-3 * np.eye(3), ["Al", "Cu"], [[0, 0, 0], [0.1, 0.2, 0.3]])
+
+    record = generate(Task("left", "AlCu", 1, "Al1 Cu1", 1, 0), LeftHanded())[0]
+    assert record.initial_structure is not None
+    assert np.linalg.det(record.initial_structure.lattice.matrix) == pytest.approx(27)
+    original = Structure(-3 * np.eye(3), ["Al", "Cu"], [[0, 0, 0], [0.1, 0.2, 0.3]])
+    assert np.allclose(record.initial_structure.distance_matrix, original.distance_matrix)
+
+
+def test_candidates_are_shared_out_over_cells() -> None:
+    (search,) = plan(replace(EMT, formulas=("TiO2",), formula_units="", n=20))
+    assert search.shares == [(1, 4), (2, 4), (3, 3), (4, 3), (5, 3), (6, 3)]
+    (fixed,) = plan(replace(EMT, formulas=("Ti4O8",), formula_units="", n=20))
+    assert fixed.shares == [(4, 20)]
+    assert fixed.tasks("airss", 0)[0].cell_formula == "O8 Ti4"
+
+
+def test_known_structures_are_found(tmp_path: Path) -> None:
+    """Copper in its fcc cell; EMT's lattice constant."""
+    Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.6), ["Cu"], [[0, 0, 0]]).to(str(tmp_path / "fcc.cif"))
+    settings = replace(EMT, formulas=("Cu",), generators=("airss",), formula_units="1", n=6,
+                       reference=str(tmp_path / "fcc.cif"), relax=RelaxSettings())  # fmt: skip
+    summary = compare(settings, tmp_path / "run", workers=1)
+    entry = summary["compositions"][0]["generators"]["airss"]
+    hits = [record for record in rows(tmp_path / "run") if record.match == "fcc"]
+    assert entry["n_matched"] == len(hits) > 0
+    assert entry["first_match"] == hits[0].index + 1
+    assert entry["rms_dist"] == min(record.rms_dist or 0 for record in hits)
+    assert summary["overall"]["airss"]["match_rate"] == 1.0
+    assert summary["matcher"] == {"ltol": 0.3, "stol": 0.5, "angle_tol": 10.0}
+
+
+def test_an_unphysical_energy_is_a_failure_with_that_reason() -> None:
+    from unimat_search.compare import score
+    from unimat_search.eval.references import ElementReference
+    from unimat_search.records import MatchSettings, Relaxation
+
+    structure = Structure(Lattice.cubic(3), ["Al", "Cu"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    reference = ElementReference(-3.0, "fcc", 1, 1)
+    references = References("emt", "", {"Al": reference, "Cu": reference})
+    record = Record("k", "g", "AlCu", 1, "Al1 Cu1", 0, 0, structure, True)
+    for energy, outcome in ((-7.0, Outcome.CONVERGED), (-26.0, Outcome.UNPHYSICAL_ENERGY), (9.0, Outcome.UNPHYSICAL_ENERGY)):
+        relaxation = Relaxation(0, structure, energy, 1, 0.01, Outcome.CONVERGED)
+        scored = score(record, relaxation, references, None, MatchSettings())
+        assert scored.outcome is outcome
+    without = score(record, relaxation, References("emt"), None, MatchSettings())
+    assert without.outcome is Outcome.CONVERGED
+    assert without.formation_energy_per_atom is None
+
+
+def test_relaxers_that_die_lose_only_what_they_held(tmp_path: Path) -> None:
+    settings = replace(EMT, formulas=("Al",), generators=("airss",), formula_units="1,2,6", n=6,
+                       relaxer="tests.plugins:suicidal")  # fmt: skip
+    summary = compare(settings, tmp_path / "run", workers=1)
+    by_units = summary["compositions"][0]["generators"]["airss"]["by_formula_units"]
+    assert by_units["1"]["n_converged"] == by_units["2"]["n_converged"] == 2
+    assert by_units["6"]["failures"] == {"relaxer_failed": 2}
+
+
+def test_a_worker_that_dies_once_is_tried_again(tmp_path: Path) -> None:
+    settings = replace(EMT, formulas=("Al",), generators=("airss",), formula_units="1", n=2,
+                       relaxer=f"tests.plugins:once,flag={tmp_path / 'flag'}")  # fmt: skip
+    summary = compare(settings, tmp_path / "run", workers=1)
+    assert (tmp_path / "flag").exists()
+    assert summary["overall"]["airss"]["n_converged"] == 2
+
+
+def test_a_relaxer_that_loses_results_leaves_reasons(tmp_path: Path) -> None:
+    settings = replace(EMT, formulas=("Al",), generators=("airss",), formula_units="1", n=4,
+                       relaxer="tests.plugins:lossy")  # fmt: skip
+    compare(settings, tmp_path / "run", workers=1)
+    details = [record.detail for record in rows(tmp_path / "run")]
+    assert details == ["", "RuntimeError: lost the rest", "", "RuntimeError: lost the rest"]
+
+
+def test_an_ase_calculator_is_a_relaxer(tmp_path: Path) -> None:
+    settings = replace(EMT, formulas=("Al",), generators=("airss",), formula_units="1", n=1,
+                       relaxer="tests.plugins:emt_calculator")  # fmt: skip
+    summary = compare(settings, tmp_path / "run", workers=1)
+    assert summary["potential"] == "tests.plugins:emt_calculator"
+    assert summary["overall"]["airss"]["n_converged"] == 1
+
+
+def test_the_summary_is_plain_json(run: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    json.loads((run / "summary.json").read_text(), parse_constant=refuse)

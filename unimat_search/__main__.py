@@ -1,0 +1,5 @@
+"""`python -m unimat_search` is the command."""
+
+from unimat_search.cli import main
+
+main()

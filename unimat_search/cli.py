@@ -1,0 +1,258 @@
+"""The command: parse, call, print. Everything heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from unimat_search.compare import CompareSettings
+
+FORMATS = ("table", "json", "csv", "markdown")
+TARGETS = ("extxyz", "cif", "parquet", "ase-db", "res")
+DATA_DIR = click.option(
+    "--data-dir",
+    envvar="UNIMAT_SEARCH_DATA",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of data sets [env: UNIMAT_SEARCH_DATA].",
+)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(path_type=Path)
+
+
+class BadInput(click.ClickException):
+    """One line that names the value and the cure; exit code 2."""
+
+    exit_code = 2
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn what users get wrong into one line and exit code 2, an interruption into 130."""
+    from unimat_search.compare import RunError
+    from unimat_search.registry import PluginError
+    from unimat_search.store import StoreError
+
+    try:
+        yield
+    except (ValueError, RunError, PluginError, StoreError, OSError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise BadInput(lines[0]) from error
+    except KeyboardInterrupt:
+        click.echo("interrupted; finished candidates are kept: go on with --resume", err=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)  # relaxing processes are not waited for
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="unimat-search")
+def main() -> None:
+    """Crystal structures for a composition: any generators, one harness, one fair comparison."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+
+
+@main.command()
+@click.option("--formula", "formulas", multiple=True, help="Composition: TiO2, or Ti4O8 to fix the cell. Repeatable.")
+@click.option("--formulas", "formula_file", type=FILE, help="File of formulas: one a line, or CSV with a column 'formula'.")
+@click.option("--generator", "generators", multiple=True, metavar="NAME[,KEY=VALUE...]",
+              help="Source of candidates, or package.module:Class. Repeatable; the first is the reference. [default: airss, pyxtal]")
+@click.option("-n", "n", type=int, help="Candidates of each generator for each composition. [default: 20]")
+@click.option("--formula-units", help="Formula units in the cell: 2, 1-4 or 1,2,4. [default: all that fit]")
+@click.option("--max-atoms", type=int, help="Atoms in a cell at most. [default: 20]")
+@click.option("--seed", type=int, help="Seed of every generator. [default: 0]")
+@click.option("--relaxer", metavar="NAME[,KEY=VALUE...]", help="Relaxer, or module:factory of an ASE calculator. [default: chgnet]")
+@click.option("--fmax", type=float, help="Force threshold on atoms and cell, eV/angstrom. [default: 0.05]")
+@click.option("--max-steps", type=int, help="Optimizer steps at most. [default: 500]")
+@click.option("--time-limit", type=float, help="Seconds for one structure at most. [default: 600]")
+@click.option("--reference", type=FILE, help="Known structures: CIF, extxyz, POSCAR, parquet, or a folder.")
+@click.option("--matcher", metavar="LTOL,STOL,ANGLE_TOL", help="Tolerances for a known structure to count as found. [default: 0.3,0.5,10]")
+@click.option("--out", type=FOLDER, help="Folder of the run. [default: runs/FORMULAS]")
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder; its settings are kept.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in the folder.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that relax. [default: one for each core]")
+@click.option("--format", "fmt", type=click.Choice(FORMATS), default="table", show_default=True, help="Of the report on stdout.")
+def compare(fmt: str, out: Path | None, resume: bool, overwrite: bool, workers: int | None, **options: Any) -> None:  # noqa: ANN401
+    """Generate, relax, score and compare candidates for one composition or many."""
+    with clear_errors():
+        from unimat_search import compare as job
+        from unimat_search.formula import read_formulas
+
+        if resume and overwrite:
+            raise BadInput("--resume and --overwrite exclude each other")
+        if options["formula_file"]:
+            options["formulas"] += tuple(read_formulas(options["formula_file"]))
+        stored = None
+        if resume and out:
+            stored = _stored_settings(out)
+        settings = _settings(options, stored)
+        out = out or Path("runs") / run_name(settings.formulas)
+        with progress("candidates") as on_progress:
+            summary = job.compare(
+                settings, out, resume=resume, overwrite=overwrite, workers=workers, on_progress=on_progress
+            )
+        click.echo(render(summary, fmt))
+        click.echo(f"run folder: {out}", err=True)
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.option("--to", "target", type=click.Choice(TARGETS), required=True, help="Format.")
+@click.option("--out", type=FILE, help="File or folder to write. [default: RUN/export.FORMAT]")
+@click.option("--converged", is_flag=True, help="Only what converged.")
+def export(run: Path, target: str, out: Path | None, converged: bool) -> None:
+    """Write a run's structures for other tools."""
+    with clear_errors():
+        from unimat_search.compare import RESULTS, RunError
+        from unimat_search.eval.export import export_records
+        from unimat_search.store import Store
+
+        if not (run / RESULTS).is_file():
+            raise RunError(f"{run} holds no results; give the folder of a run")
+        suffix = {"ase-db": ".db", "cif": "-cif", "res": "-res"}.get(target, f".{target}")
+        out = out or run / f"export{suffix}"
+        with Store(run / RESULTS) as store:
+            rows = [r for r in store.records(structures=True) if r.converged or not converged]
+        click.echo(f"{export_records(rows, target, out)} structures in {out}")
+
+
+@main.group()
+def references() -> None:
+    """Elemental reference energies, which formation energies are counted from."""
+
+
+@references.command("build")
+@click.option("--relaxer", default="chgnet", show_default=True, metavar="NAME[,KEY=VALUE...]", help="Potential.")
+@click.option("--element", "elements", multiple=True, help="Only this element. Repeatable. [default: all]")
+@DATA_DIR
+@click.option("--out", type=FILE, help="File to write. [default: the user's cache]")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that relax. [default: one for each core]")
+def build_references(
+    relaxer: str, elements: tuple[str, ...], data_dir: Path | None, out: Path | None, workers: int | None
+) -> None:
+    """Relax elemental crystals and keep the lowest energy of each element.
+
+    With a data folder the candidates are the unary structures of its mp_2023/le20.parquet, else simple
+    crystals; diatomic molecules join them.
+    """
+    with clear_errors():
+        from unimat_search.eval import references as refs
+        from unimat_search.eval.parallel import load_relaxer, usable_cores
+        from unimat_search.records import RelaxSettings
+        from unimat_search.registry import Spec
+
+        spec = Spec.parse(relaxer)
+        potential = load_relaxer(spec).name
+        candidates, origin = refs.reference_candidates(data_dir, elements)
+        total = sum(map(len, candidates.values()))
+        with progress("structures") as on_progress:
+            built = refs.build_references(
+                spec,
+                potential,
+                candidates,
+                origin,
+                RelaxSettings(),
+                workers=workers or usable_cores(),
+                on_progress=lambda done: on_progress(done, total),
+            )
+        file = out or refs.cache_file(potential)
+        refs.save_references(built, file)
+        click.echo(f"{len(built.elements)} of {len(candidates)} elements in {file}")
+
+
+@main.command()
+@DATA_DIR
+def doctor(data_dir: Path | None) -> None:
+    """Say what is installed, what works, and how to get what is missing."""
+    from unimat_search.doctor import examine
+
+    findings = examine(data_dir)
+    for finding in findings:
+        click.echo(f"{finding.state:8} {finding.subject:28} {finding.text}")
+    sys.exit(any(finding.state == "broken" for finding in findings))
+
+
+def run_name(formulas: tuple[str, ...]) -> str:
+    """The name of a run's folder: its formulas, or the first and how many more."""
+    name = "-".join(formulas) if len(formulas) <= 5 else f"{formulas[0]}-and-{len(formulas) - 1}-more"
+    return re.sub(r"[^\w.+-]", "_", name)
+
+
+def render(summary: dict[str, Any], fmt: str) -> str:
+    """The report in one of `FORMATS`."""
+    from unimat_search.eval import report
+
+    match fmt:
+        case "json":
+            return json.dumps(summary, indent=1)
+        case "csv":
+            return report.to_csv(summary).rstrip("\n")
+        case "markdown":
+            return report.to_markdown(summary)
+        case _:
+            return report.to_table(summary)
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, quiet where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _stored_settings(out: Path) -> CompareSettings:
+    from unimat_search.compare import SETTINGS, CompareSettings, RunError
+
+    if not (out / SETTINGS).is_file():
+        raise RunError(f"{out} holds no run to resume")
+    return CompareSettings.from_toml((out / SETTINGS).read_text())
+
+
+def _settings(options: dict[str, Any], stored: CompareSettings | None) -> CompareSettings:
+    """The command's options over the stored or the default settings."""
+    from unimat_search.compare import CompareSettings
+    from unimat_search.records import MatchSettings, RelaxSettings
+
+    if not stored and not options["formulas"]:
+        raise BadInput("no formula is given; use --formula NaCl, or --formulas FILE")
+    base = stored or CompareSettings(formulas=options["formulas"])
+    relax = {name: options[name] for name in ("fmax", "max_steps", "time_limit") if options[name] is not None}
+    given = {
+        name: options[name]
+        for name in ("formulas", "generators", "n", "formula_units", "max_atoms", "seed", "relaxer")
+        if options[name] not in (None, ())
+    }
+    if options["reference"] is not None:
+        given["reference"] = str(options["reference"])
+    if options["matcher"] is not None:
+        given["matcher"] = MatchSettings(*_numbers(options["matcher"]))
+    return replace(base, **given, relax=replace(base.relax, **relax))
+
+
+def _numbers(text: str) -> tuple[float, float, float]:
+    try:
+        ltol, stol, angle_tol = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise BadInput(f"{text!r} is not LTOL,STOL,ANGLE_TOL, as in 0.3,0.5,10") from error
+    return ltol, stol, angle_tol
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,520 @@
+"""The main job: generators x compositions -> relaxed, scored, stored, summarised."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from pymatgen.core import Composition, Element, Structure
+
+from unimat_search.eval.match import Known, best_match, read_known
+from unimat_search.eval.metrics import delta_e_f, lowest, summarise_matches, summarise_overall, summarise_records
+from unimat_search.eval.parallel import chunked, load_relaxer, quiet, relax_chunks, usable_cores
+from unimat_search.eval.relax import one_line
+from unimat_search.eval.references import References, references_for
+from unimat_search.eval.sanity import FORMATION_ENERGY_WINDOW, structure_problem
+from unimat_search.formula import Formula, parse_formula, parse_units, share_out
+from unimat_search.protocol import StructureGenerator
+from unimat_search.records import (
+    FailedAttempt,
+    MatchSettings,
+    Outcome,
+    Record,
+    Relaxation,
+    RelaxSettings,
+    Task,
+)
+from unimat_search.registry import PluginError, Spec, UnknownPluginError, load
+from unimat_search.store import Store
+
+log = logging.getLogger(__name__)
+
+RESULTS, SETTINGS, SUMMARY = "results.sqlite", "run.toml", "summary.json"
+
+CHUNK = 4
+"""Candidates relaxed together. A chunk is the same whatever the number of workers and however often a run
+was resumed, which is why results do not depend on either."""
+
+PACKAGES = ("unimat-search", "torch", "chgnet", "pymatgen", "ase", "numpy", "scipy", "spglib", "pyxtal")
+
+
+class RunError(Exception):
+    """A run that can't be started or resumed; the message is one line."""
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Everything that decides a run's results.
+
+    Attributes:
+        formulas: Compositions, as the user wrote them.
+        generators: Specifications `NAME[,key=value,...]`; the first one is the reference of the others.
+        n: Candidates of each generator for each composition.
+        formula_units: "1-4", "2", "1,2,4"; empty for every number that fits.
+        max_atoms: Atoms in a cell at most.
+        seed: Given to every generator.
+        relaxer: Specification of the relaxer.
+        relax: When a relaxation ends.
+        reference: Path of known structures; empty for none.
+        matcher: When a known structure counts as found.
+
+    Raises:
+        ValueError: If a value is out of range or named twice.
+    """
+
+    formulas: tuple[str, ...]
+    generators: tuple[str, ...] = ("airss", "pyxtal")
+    n: int = 20
+    formula_units: str = ""
+    max_atoms: int = 20
+    seed: int = 0
+    relaxer: str = "chgnet"
+    relax: RelaxSettings = field(default_factory=RelaxSettings)
+    reference: str = ""
+    matcher: MatchSettings = field(default_factory=MatchSettings)
+
+    def __post_init__(self) -> None:
+        if not self.formulas:
+            raise ValueError("no formula is given")
+        if not self.generators:
+            raise ValueError("no generator is given")
+        if self.n < 1:
+            raise ValueError(f"n must be 1 or more, got {self.n}")
+        if self.max_atoms < 1:
+            raise ValueError(f"max_atoms must be 1 or more, got {self.max_atoms}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        for spec in {*self.generators}:
+            if self.generators.count(spec) > 1:
+                raise ValueError(f"generator {spec!r} is given twice")
+
+    def to_toml(self) -> str:
+        """The file `run.toml`: the settings, and the versions that they were used with."""
+        return tomli_w.dumps({**asdict(self), "versions": versions()})
+
+    @classmethod
+    def from_toml(cls, text: str) -> CompareSettings:
+        """Read what `to_toml` wrote."""
+        data = {k: v for k, v in tomllib.loads(text).items() if k in {f.name for f in fields(cls)}}
+        data |= {"relax": RelaxSettings(**data["relax"]), "matcher": MatchSettings(**data["matcher"])}
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+
+@dataclass(frozen=True)
+class Search:
+    """A composition with the cells that are tried."""
+
+    formula: Formula
+    shares: Sequence[tuple[int, int]]
+
+    def tasks(self, generator: str, seed: int) -> list[Task]:
+        """One task for each number of formula units."""
+        return [
+            Task(
+                generator,
+                self.formula.reduced_formula,
+                units,
+                self.formula.cell(units).alphabetical_formula,
+                n,
+                seed,
+            )
+            for units, n in self.shares
+        ]
+
+
+def compare(
+    settings: CompareSettings,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Run a comparison, or what is missing of it, and return its summary.
+
+    Args:
+        settings: What to compare.
+        out: Folder of the run.
+        resume: Go on with the run in `out`; its settings must be the same.
+        overwrite: Replace the run in `out`.
+        workers: Processes that relax; by default one for each usable core. No result depends on it.
+        on_progress: Called with (candidates finished, candidates in all).
+
+    Returns:
+        The content of `summary.json`; see `summarise`.
+
+    Raises:
+        RunError: If the folder can't be used.
+        FormulaError, PluginError, ValueError: If the settings can't be; nothing was written then.
+    """
+    searches = plan(settings)
+    elements = {symbol for search in searches for symbol in search.formula.amounts}
+    known = _read_known(settings, searches)
+    generators = load_generators(settings.generators)
+    relaxer = Spec.parse(settings.relaxer)
+    potential = load_relaxer(relaxer).name
+    workers = workers or usable_cores()
+    _prepare_folder(out, settings, resume=resume, overwrite=overwrite)
+    references = references_for(relaxer, potential, elements, settings.relax, workers=workers)
+    for symbol in references.missing(Composition(dict.fromkeys(elements, 1))):
+        log.warning("no %s reference for %s: formation energies with it stay empty", potential, symbol)
+    tasks = [t for s in searches for spec in settings.generators for t in s.tasks(spec, settings.seed)]
+    with Store(out / RESULTS) as store:
+        _run(tasks, generators, store, relaxer, settings, references, known, workers, on_progress)
+        summary = summarise(list(store.records()), settings, potential, references)
+        _write_summary(summary, out)
+        _write_best(store, settings, out)
+    return summary
+
+
+def plan(settings: CompareSettings) -> list[Search]:
+    """The cells to search, candidates shared out over them.
+
+    Raises:
+        FormulaError: If a formula can't be used.
+        ValueError: If one composition is asked for twice.
+    """
+    wanted = parse_units(settings.formula_units) if settings.formula_units else None
+    searches: dict[str, Search] = {}
+    for text in settings.formulas:
+        formula = parse_formula(text)
+        if formula.reduced_formula in searches:
+            other = searches[formula.reduced_formula].formula.text
+            raise ValueError(f"{text!r} and {other!r} are one composition; ask for one of them")
+        units = formula.formula_units(wanted, settings.max_atoms)
+        searches[formula.reduced_formula] = Search(formula, share_out(settings.n, units))
+    return list(searches.values())
+
+
+def load_generators(specs: Sequence[str]) -> dict[str, StructureGenerator | str]:
+    """Build the generators; one that can't be built is the reason in its place, and a warning.
+
+    Raises:
+        UnknownPluginError: If a name is unknown.
+        PluginError: If none of them can be built.
+    """
+    loaded: dict[str, StructureGenerator | str] = {}
+    for text in specs:
+        try:
+            built = load("generators", Spec.parse(text))
+            if not isinstance(built, StructureGenerator):
+                raise PluginError(f"{text} has no method generate(composition, n, *, seed)")
+            loaded[text] = built
+        except UnknownPluginError:
+            raise
+        except PluginError as error:
+            loaded[text] = str(error)
+            log.warning("generator %s", error)
+    if all(isinstance(generator, str) for generator in loaded.values()):
+        raise PluginError(f"no generator can be used: {'; '.join(map(str, loaded.values()))}")
+    return loaded
+
+
+def _read_known(settings: CompareSettings, searches: Sequence[Search]) -> Known | None:
+    if not settings.reference:
+        return None
+    known = read_known(Path(settings.reference), {frozenset(s.formula.amounts) for s in searches})
+    for search in searches:
+        if search.formula.cell(1).reduced_formula not in known:
+            log.warning("%s holds no structure of %s", settings.reference, search.formula.reduced_formula)
+    return known
+
+
+def _prepare_folder(out: Path, settings: CompareSettings, *, resume: bool, overwrite: bool) -> None:
+    """Make the run's folder, or see that it is the right one."""
+    is_run = (out / SETTINGS).is_file()
+    if resume:
+        if not is_run:
+            raise RunError(f"{out} holds no run to resume")
+        _check_same(settings, CompareSettings.from_toml((out / SETTINGS).read_text()))
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not overwrite:
+            raise RunError(f"{out} exists; use --resume to go on with it, --overwrite to replace it, or another --out")
+        if not is_run:
+            raise RunError(f"{out} is not the folder of a run: it is not overwritten")
+        shutil.rmtree(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        partial = out / f"{SETTINGS}.partial"
+        partial.write_text(settings.to_toml())
+        partial.replace(out / SETTINGS)
+    except OSError as error:
+        raise RunError(f"{out} can't be written: {error}") from error
+
+
+def _check_same(settings: CompareSettings, stored: CompareSettings) -> None:
+    ours, theirs = asdict(settings), asdict(stored)
+    for name in ours:
+        if ours[name] != theirs[name]:
+            raise RunError(f"the run to resume has {name} = {theirs[name]}, not {ours[name]}; leave the option out")
+
+
+def _run(
+    tasks: Sequence[Task],
+    generators: dict[str, StructureGenerator | str],
+    store: Store,
+    relaxer: Spec,
+    settings: CompareSettings,
+    references: References,
+    known: Known | None,
+    workers: int,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """Generate and relax whatever the store does not hold yet."""
+    total = sum(task.n for task in tasks)
+    done = 0
+
+    def report(n: int) -> None:
+        nonlocal done
+        done += n
+        on_progress(done, total)
+
+    def chunks() -> Iterator[tuple[list[Record], list[Structure]]]:
+        for task in tasks:
+            records = store.task_records(task)
+            if not records:
+                records = generate(task, generators[task.generator])
+                store.write(records)
+            waiting = [record for record in records if record.outcome is None]
+            report(task.n - len(waiting))
+            for chunk in chunked(waiting, CHUNK):
+                yield chunk, [r.initial_structure for r in chunk if r.initial_structure is not None]
+
+    report(0)
+    for chunk, results in relax_chunks(relaxer, chunks(), settings.relax, workers=workers):
+        pairs = zip(chunk, results, strict=True)
+        store.write([score(r, result, references, known, settings.matcher) for r, result in pairs])
+        report(len(chunk))
+
+
+def generate(task: Task, generator: StructureGenerator | str) -> list[Record]:
+    """All candidates of a task as records: waiting for their relaxation, or failed with the reason.
+
+    Args:
+        task: What to ask for.
+        generator: The generator, or the reason why there is none.
+    """
+    attempts: Iterator[object]
+    if isinstance(generator, str):
+        attempts, end = iter(()), generator
+    else:
+        attempts, end = _attempts(generator, task), f"the generator gave fewer than {task.n} structures"
+    records: list[Record] = []
+    while len(records) < task.n:
+        start = time.perf_counter()
+        try:
+            with quiet():
+                attempt = next(attempts)
+        except StopIteration:
+            break
+        except Exception as error:  # a generator may raise anything
+            end = f"the generator raised {one_line(error)}"
+            log.warning("%s, %s: %s", task.generator, task.cell_formula, end)
+            break
+        records.append(_accept(task, len(records), attempt, time.perf_counter() - start))
+    missing = range(len(records), task.n)
+    return records + [_accept(task, index, FailedAttempt(end), 0.0) for index in missing]
+
+
+def _attempts(generator: StructureGenerator, task: Task) -> Iterator[object]:
+    yield from islice(generator.generate(task.composition, task.n, seed=task.seed), task.n)
+
+
+def _accept(task: Task, index: int, attempt: object, seconds: float) -> Record:
+    """A generator's attempt as a record."""
+    record = Record(
+        task.key(index),
+        task.generator,
+        task.reduced_formula,
+        task.formula_units,
+        task.cell_formula,
+        task.seed,
+        index,
+        generate_seconds=seconds,
+    )
+    if isinstance(attempt, FailedAttempt):
+        return replace(record, outcome=Outcome.GENERATOR_FAILED, detail=attempt.reason)
+    try:
+        structure = _plain(attempt, task.composition)
+    except ValueError as error:
+        return replace(record, outcome=Outcome.GENERATOR_FAILED, detail=str(error))
+    return replace(record, initial_structure=structure, valid=structure_problem(structure) is None)
+
+
+def _plain(attempt: object, composition: Composition) -> Structure:
+    """A structure of plain elements in a right-handed cell, with the composition asked for.
+
+    Raises:
+        ValueError: If the attempt is anything else.
+    """
+    if not isinstance(attempt, Structure):
+        raise ValueError(f"the generator gave a {type(attempt).__name__}, not a Structure")
+    if not attempt.is_ordered:
+        raise ValueError("the generator gave a disordered structure")
+    symbols = [getattr(site.specie, "symbol", str(site.specie)) for site in attempt]
+    if Composition.from_dict({s: symbols.count(s) for s in symbols if Element.is_valid_symbol(s)}) != composition:
+        raise ValueError(f"asked for {composition.formula}, the generator gave {attempt.composition.formula}")
+    if not (np.isfinite(attempt.frac_coords).all() and np.isfinite(attempt.lattice.matrix).all()):
+        raise ValueError("the generator gave a coordinate or cell vector that is not a finite number")
+    handedness = np.sign(np.linalg.det(attempt.lattice.matrix)) or 1.0
+    return Structure(
+        handedness * attempt.lattice.matrix, symbols, handedness * attempt.frac_coords, to_unit_cell=True
+    )
+
+
+def score(
+    record: Record,
+    relaxation: Relaxation,
+    references: References,
+    known: Known | None,
+    matcher: MatchSettings,
+) -> Record:
+    """A candidate with its relaxation, its formation energy and its match."""
+    record = replace(
+        record,
+        outcome=relaxation.outcome,
+        detail=relaxation.detail,
+        final_structure=relaxation.structure,
+        energy=relaxation.energy,
+        n_steps=relaxation.n_steps,
+        max_force=relaxation.max_force,
+        relax_seconds=relaxation.seconds,
+    )
+    if not record.converged or record.energy is None or record.final_structure is None:
+        return record
+    formation_energy = references.formation_energy_per_atom(Composition(record.cell_formula), record.energy)
+    low, high = FORMATION_ENERGY_WINDOW
+    if formation_energy is not None and not low < formation_energy < high:
+        detail = f"{formation_energy:.2f} eV/atom of formation, outside {low} to {high}"
+        return replace(record, outcome=Outcome.UNPHYSICAL_ENERGY, detail=detail)
+    match = best_match(record.final_structure, known, matcher) if known else None
+    return replace(
+        record,
+        formation_energy_per_atom=formation_energy,
+        match=match.name if match else "",
+        rms_dist=match.rms_dist if match else None,
+    )
+
+
+def summarise(
+    records: Sequence[Record], settings: CompareSettings, potential: str, references: References
+) -> dict[str, Any]:
+    """The run in numbers, under the vocabulary's names; energies in eV/atom, times in seconds.
+
+    Args:
+        records: All rows, without structures.
+        settings: The run's settings.
+        potential: Name of the relaxer.
+        references: What formation energies were counted from.
+    """
+    known = bool(settings.reference)
+    compositions = []
+    for search in plan(settings):
+        rows = [r for r in records if r.reduced_formula == search.formula.reduced_formula]
+        by_generator = {spec: [r for r in rows if r.generator == spec] for spec in settings.generators}
+        first = settings.generators[0]
+        compositions.append(
+            {
+                "formula": search.formula.text,
+                "reduced_formula": search.formula.reduced_formula,
+                "missing_references": references.missing(search.formula.cell(1)),
+                "generators": {
+                    spec: _summarise_generator(
+                        own, by_generator[first] if spec != first else (), search, known
+                    )
+                    for spec, own in by_generator.items()
+                },
+            }
+        )
+    return {
+        "generators": list(settings.generators),
+        "reference_generator": settings.generators[0],
+        "potential": potential,
+        "elemental_references": references.origin,
+        "seed": settings.seed,
+        "relax": asdict(settings.relax),
+        "matcher": asdict(settings.matcher) if known else None,
+        "compositions": compositions,
+        "overall": {
+            spec: summarise_overall(
+                [entry["generators"][spec] for entry in compositions],
+                [record for record in records if record.generator == spec],
+            )
+            for spec in settings.generators
+        },
+    }
+
+
+def _summarise_generator(
+    records: Sequence[Record], reference: Sequence[Record], search: Search, known: bool
+) -> dict[str, Any]:
+    best = lowest(records)
+    return {
+        **summarise_records(records),
+        "energy_per_atom": best.energy_per_atom if best else None,
+        "delta_e_f": delta_e_f(records, reference),
+        "best": best.key if best else None,
+        **(summarise_matches(records) if known else {}),
+        "by_formula_units": {
+            str(units): summarise_records([r for r in records if r.formula_units == units])
+            for units, _ in search.shares
+        },
+    }
+
+
+def _write_summary(summary: dict[str, Any], out: Path) -> None:
+    from unimat_search.eval.report import to_csv
+
+    (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+    (out / "summary.csv").write_text(to_csv(summary))
+
+
+def _write_best(store: Store, settings: CompareSettings, out: Path) -> None:
+    """The lowest structure of each generator and composition, as CIF and extxyz."""
+    from unimat_search.eval.export import write_best
+
+    records = list(store.records())
+    for search in plan(settings):
+        for spec in settings.generators:
+            best = lowest(
+                r for r in records if (r.generator, r.reduced_formula) == (spec, search.formula.reduced_formula)
+            )
+            if best:
+                write_best(store.record(best.key), out / "best")
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """The summary of a finished run.
+
+    Raises:
+        RunError: If the folder holds none.
+    """
+    try:
+        summary: dict[str, Any] = json.loads((run / SUMMARY).read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{run} holds no finished run") from error
+    return summary
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a result."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "missing"
+    return found

@@ -1,0 +1,49 @@
+"""What a plug-in must be: a source of candidate structures, or a way to relax them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from pymatgen.core import Composition, Structure
+
+    from unimat_search.records import FailedAttempt, Relaxation, RelaxSettings
+
+
+@runtime_checkable
+class StructureGenerator(Protocol):
+    """A source of candidate structures."""
+
+    def generate(
+        self, composition: Composition, n: int, *, seed: int
+    ) -> Iterator[Structure | FailedAttempt]:
+        """Yield `n` candidates with exactly this cell composition.
+
+        Args:
+            composition: Of the whole cell (Na4Cl4, not NaCl), integer amounts.
+            n: How many; a generator that ends early has failed the rest.
+            seed: The same seed gives the same structures, whatever was generated before.
+
+        Yields:
+            A structure, or a `FailedAttempt` with the reason where none could be made.
+        """
+        ...
+
+
+@runtime_checkable
+class Relaxer(Protocol):
+    """Drives structures to a local minimum of its potential energy surface."""
+
+    @property
+    def name(self) -> str:
+        """Names the potential and its version: energies under one name can be compared."""
+        ...
+
+    def relax(self, structures: Iterable[Structure], settings: RelaxSettings) -> Iterator[Relaxation]:
+        """Relax every structure, and yield each result as it comes, in any order.
+
+        A structure that can't be relaxed is a `Relaxation` with its reason, never an exception.
+        The input is left untouched.
+        """
+        ...

@@ -1,0 +1,102 @@
+"""Generators and relaxers by name: entry points, or `package.module:attribute` for what is not packaged.
+
+A specification is `NAME[,key=value,...]`: the options go to the factory as keyword arguments, values read
+as TOML (`max_operations=1`, `model="r2scan"`), and as plain text where they are no TOML.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+Kind = Literal["generators", "relaxers"]
+
+
+class PluginError(Exception):
+    """A plug-in that can't be found, imported or built; the message is one line."""
+
+
+class UnknownPluginError(PluginError):
+    """A name that no installed plug-in has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A plug-in as the user asked for it.
+
+    Attributes:
+        name: Entry point name or `module:attribute`.
+        options: Keyword arguments for the factory.
+        label: The user's text, which names the column and the rows.
+    """
+
+    name: str
+    options: dict[str, Any]
+    label: str
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """Read `NAME[,key=value,...]`.
+
+        Raises:
+            ValueError: If the text is not of that form.
+        """
+        name, *pairs = (part.strip() for part in text.split(","))
+        if not name:
+            raise ValueError(f"{text!r} names no plug-in; write NAME or NAME,key=value,...")
+        options: dict[str, Any] = {}
+        for pair in pairs:
+            key, equals, value = (part.strip() for part in pair.partition("="))
+            if not (equals and key.isidentifier()):
+                raise ValueError(f"{pair!r} in {text!r} is not key=value")
+            options[key] = _value(value)
+        return cls(name, options, ",".join([name, *pairs]))
+
+
+def names(kind: Kind) -> dict[str, EntryPoint]:
+    """All installed plug-ins of a kind by name, sorted."""
+    points = entry_points(group=f"unimat_search.{kind}")
+    return {point.name: point for point in sorted(points, key=lambda point: point.name)}
+
+
+def load(kind: Kind, spec: Spec) -> Any:  # noqa: ANN401 - a factory may build anything; callers check
+    """Build a plug-in.
+
+    Raises:
+        UnknownPluginError: If no plug-in has this name.
+        PluginError: If it can't be imported, or its factory raises.
+    """
+    factory = _factory(kind, spec.name)
+    try:
+        return factory(**spec.options)
+    except Exception as error:
+        raise PluginError(f"{spec.label}: {type(error).__name__}: {error}") from error
+
+
+def _factory(kind: Kind, name: str) -> Callable[..., Any]:
+    installed = names(kind)
+    if name not in installed and ":" not in name:
+        raise UnknownPluginError(
+            f"{name!r} is none of the {kind} {', '.join(installed)}; "
+            "write one of these, or package.module:Class for one that is not installed"
+        )
+    try:
+        return _import(name) if name not in installed else installed[name].load()  # type: ignore[no-any-return]
+    except Exception as error:  # a plug-in's import may raise anything
+        raise PluginError(f"{name} can't be imported: {type(error).__name__}: {error}") from error
+
+
+def _import(name: str) -> Callable[..., Any]:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+
+
+def _value(text: str) -> Any:  # noqa: ANN401
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

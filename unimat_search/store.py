@@ -1,0 +1,147 @@
+"""A run on disk: one SQLite row per candidate, one writer, safe against being killed.
+
+SQLite in WAL mode keeps what was committed through a `kill -9`; a task's candidates, and a chunk's results,
+are each written in one transaction, so that a resumed run finds either all of them or none.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unimat_search.records import Outcome, Record, Task
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pymatgen.core import Structure
+
+SCHEMA_VERSION = 1
+COLUMNS = tuple(field.name for field in fields(Record))
+STRUCTURES = ("initial_structure", "final_structure")
+
+_CREATE = f"""
+CREATE TABLE candidates (
+    {", ".join(f'"{name}"' for name in COLUMNS if name != "key")},
+    "key" TEXT PRIMARY KEY NOT NULL
+)
+"""
+
+
+class StoreError(Exception):
+    """A results file that can't be used; the message is one line."""
+
+
+class Store:
+    """The results of one run.
+
+    Args:
+        path: The SQLite file; made if it is missing.
+
+    Raises:
+        StoreError: If the file is no results file, or of another version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection = sqlite3.connect(path)
+        try:
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            raise StoreError(f"{path} is no results file: {error}") from error
+
+    def _prepare(self) -> None:
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            with self._connection:
+                self._connection.execute(_CREATE)
+                self._connection.execute('CREATE INDEX task ON candidates (generator, cell_formula, seed)')
+                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        elif version != SCHEMA_VERSION:
+            self._connection.close()
+            raise StoreError(f"{self.path} has version {version}, this program reads version {SCHEMA_VERSION}")
+
+    def write(self, records: Iterable[Record]) -> None:
+        """Write rows, all or none; a row of the same key is replaced."""
+        columns = ", ".join(f'"{name}"' for name in COLUMNS)
+        values = ", ".join(f":{name}" for name in COLUMNS)
+        assignments = ", ".join(f'"{name}" = excluded."{name}"' for name in COLUMNS)
+        statement = (
+            f"INSERT INTO candidates ({columns}) VALUES ({values}) ON CONFLICT (key) DO UPDATE SET {assignments}"
+        )
+        with self._connection:
+            self._connection.executemany(statement, map(_to_row, records))
+
+    def task_records(self, task: Task) -> list[Record]:
+        """The candidates of one task in their order; empty if it was never started."""
+        query = 'generator = ? AND cell_formula = ? AND seed = ? ORDER BY "index"'
+        return list(self._select(query, (task.generator, task.cell_formula, task.seed)))
+
+    def records(self, *, structures: bool = False) -> Iterator[Record]:
+        """All rows in the order of their generation, structures left out unless they are asked for."""
+        return self._select("TRUE ORDER BY rowid", (), structures=structures)
+
+    def record(self, key: str) -> Record:
+        """One row, with its structures."""
+        return next(self._select("key = ?", (key,)))
+
+    def _select(
+        self, condition: str, values: tuple[object, ...], *, structures: bool = True
+    ) -> Iterator[Record]:
+        names = [name for name in COLUMNS if structures or name not in STRUCTURES]
+        columns = ", ".join(f'"{name}"' for name in names)
+        for row in self._connection.execute(f"SELECT {columns} FROM candidates WHERE {condition}", values):
+            yield _from_row(dict(zip(names, row, strict=True)))
+
+    def close(self) -> None:
+        """Close the file; what was written stays."""
+        self._connection.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def structure_to_json(structure: Structure) -> str:
+    """Lattice (row vectors, angstrom), element symbols and fractional coordinates, exactly."""
+    return json.dumps(
+        {
+            "lattice": structure.lattice.matrix.tolist(),
+            "species": [site.specie.symbol for site in structure],
+            "frac_coords": structure.frac_coords.tolist(),
+        }
+    )
+
+
+def structure_from_json(text: str) -> Structure:
+    """Read what `structure_to_json` wrote."""
+    from pymatgen.core import Structure
+
+    data = json.loads(text)
+    return Structure(data["lattice"], data["species"], data["frac_coords"])
+
+
+def _to_row(record: Record) -> dict[str, Any]:
+    row = {name: getattr(record, name) for name in COLUMNS}
+    for name in STRUCTURES:
+        row[name] = structure_to_json(row[name]) if row[name] is not None else None
+    return row | {"outcome": record.outcome.value if record.outcome else None}
+
+
+def _from_row(row: dict[str, Any]) -> Record:
+    for name in STRUCTURES:
+        if row.get(name) is not None:
+            row[name] = structure_from_json(row[name])
+    outcome = Outcome(row["outcome"]) if row["outcome"] else None
+    return Record(**row | {"outcome": outcome, "valid": bool(row["valid"])})
