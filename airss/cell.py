@@ -54,9 +54,7 @@ def random_lattice(group: SpaceGroup, volume: float, rng: np.random.Generator) -
     """
     lengths = rng.uniform(1, MAX_ASPECT, 3)
     cosines = np.cos(np.radians(rng.uniform(30, 150, 3)))
-    angles = np.array(
-        [[1, cosines[2], cosines[1]], [cosines[2], 1, cosines[0]], [cosines[1], cosines[0], 1]]
-    )
+    angles = np.array([[1, cosines[2], cosines[1]], [cosines[2], 1, cosines[0]], [cosines[1], cosines[0], 1]])
     conventional = angles * np.outer(lengths, lengths)
     if np.linalg.eigvalsh(conventional)[0] <= 0:
         return None
@@ -65,4 +63,4 @@ def random_lattice(group: SpaceGroup, volume: float, rng: np.random.Generator) -
     own_volume = np.sqrt(np.linalg.det(metric))
     if own_volume < COMPACTNESS * edges.prod() or edges.max() > MAX_ASPECT * edges.min():
         return None
-    return np.linalg.cholesky(metric) * (volume / own_volume) ** (1 / 3)
+    return np.asarray(np.linalg.cholesky(metric) * (volume / own_volume) ** (1 / 3))

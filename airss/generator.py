@@ -66,9 +66,7 @@ class RandomSearch:
         if not self.groups:
             raise ValueError(f"no space group has {min_operations} to {max_operations} operations")
 
-    def generate(
-        self, composition: Composition, n: int, *, seed: int
-    ) -> Iterator[Structure | FailedAttempt]:
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:
         """See `unimat_search.protocol.StructureGenerator.generate`; structure k does not depend on n."""
         symbols = sorted(el.symbol for el in composition.elements)
         counts = [int(composition[symbol]) for symbol in symbols]

@@ -34,9 +34,7 @@ class Arrangement:
     species: Sequence[int]
 
 
-def random_arrangement(
-    sites: Sequence[Site], counts: Sequence[int], rng: np.random.Generator
-) -> Arrangement | None:
+def random_arrangement(sites: Sequence[Site], counts: Sequence[int], rng: np.random.Generator) -> Arrangement | None:
     """Occupy sites at random so that every element gets its number of atoms.
 
     Sites without freedom are used at most once. The largest multiplicities that fit are as likely as the
@@ -133,4 +131,4 @@ def _pushes(coords: FloatArray, lattice: FloatArray, allowed: FloatArray) -> Flo
     if not (gap > 1e-6).any():
         return None
     weight = 0.5 * STEP * np.sqrt(np.clip(gap, 0, None)) / np.sqrt(np.clip(squared, 1e-4, None))
-    return np.einsum("abc,abci->ai", weight, vectors)
+    return np.asarray(np.einsum("abc,abci->ai", weight, vectors))

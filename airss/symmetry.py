@@ -47,7 +47,8 @@ class SpaceGroup:
 
     def images(self, point: FloatArray) -> FloatArray:
         """The orbit of a point, one row for each operation, shape (order, 3); not wrapped."""
-        return self.rotations @ point + self.translations
+        images: FloatArray = self.rotations @ point + self.translations
+        return images
 
     def symmetrised(self, metric: FloatArray) -> FloatArray:
         """The nearest metric tensor (3, 3) that all rotations leave as it is: the average over the group."""

@@ -35,9 +35,7 @@ class PyxtalRandom:
         self.factor = factor
         self.max_tries = max_tries
 
-    def generate(
-        self, composition: Composition, n: int, *, seed: int
-    ) -> Iterator[Structure | FailedAttempt]:
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:
         """See `unimat_search.protocol.StructureGenerator.generate`; structure k does not depend on n."""
         name = zlib.crc32(composition.alphabetical_formula.encode())
         for index in range(n):
@@ -81,9 +79,7 @@ def primitive_cell(conventional: Structure, number: int) -> Structure:
     lattice = Lattice(space_group(number).centring @ conventional.lattice.matrix)
     kept: list[PeriodicSite] = []
     for site in conventional:
-        moved = PeriodicSite(
-            site.species, site.coords, lattice, coords_are_cartesian=True, to_unit_cell=True
-        )
+        moved = PeriodicSite(site.species, site.coords, lattice, coords_are_cartesian=True, to_unit_cell=True)
         if not any(moved.species == other.species and moved.distance(other) < 1e-3 for other in kept):
             kept.append(moved)
     structure = Structure.from_sites(sorted(kept, key=lambda site: site.specie.symbol))

@@ -23,7 +23,6 @@ from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from pymatgen.core import Composition
 from scipy.optimize import nnls
 
-
 FEWEST = 20
 """Compounds that an element needs to be fitted; below, its own crystals speak, or its covalent radius."""
 

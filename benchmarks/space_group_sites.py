@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import click
+
 from unimat_search.airss.symmetry import find_site_points
 
 

@@ -68,16 +68,15 @@ class ChgnetPotential:
         ]
 
     def _graph(self, atoms: Atoms) -> CrystalGraph:
-        structure = Structure(
-            atoms.cell.array, atoms.numbers, atoms.positions, coords_are_cartesian=True
-        )
+        structure = Structure(atoms.cell.array, atoms.numbers, atoms.positions, coords_are_cartesian=True)
         return self.model.graph_converter(structure).to(self.device)
 
     def _composition_energies(self, graphs: Sequence[CrystalGraph], n_atoms: torch.Tensor) -> torch.Tensor:
         """The part of the energy that depends on the composition alone, eV, shape (batch,)."""
         if self.model.composition_model is None:
             return torch.zeros(len(graphs), device=self.device)
-        return self.model.composition_model(graphs) * (n_atoms if self.model.is_intensive else 1)
+        energies: torch.Tensor = self.model.composition_model(graphs)
+        return energies * (n_atoms if self.model.is_intensive else 1)
 
 
 def chgnet_relaxer(model: str = "0.3.0", device: str | None = None, batch_size: int = 4) -> BatchedRelaxer:

@@ -77,9 +77,7 @@ def structure_from_atoms(atoms: Atoms) -> Structure:
     """An ASE geometry as a structure, coordinates wrapped into the cell, other data dropped."""
     if not atoms.cell.rank == 3:
         raise ValueError("a geometry without a three-dimensional cell")
-    return Structure(
-        atoms.cell.array, atoms.get_chemical_symbols(), atoms.get_scaled_positions(), to_unit_cell=True
-    )
+    return Structure(atoms.cell.array, atoms.get_chemical_symbols(), atoms.get_scaled_positions(), to_unit_cell=True)
 
 
 def _read_parquet(file: Path, element_sets: Collection[ElementSet] | None) -> Iterator[tuple[str, Structure]]:

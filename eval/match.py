@@ -50,6 +50,6 @@ def best_match(structure: Structure, known: Known, settings: MatchSettings) -> M
     matches = [
         Match(name, float(distances[0]))
         for name, other in known.get(structure.composition.reduced_formula, ())
-        if (distances := matcher.get_rms_dist(structure, other)) is not None
+        if (distances := matcher.get_rms_dist(structure, other)) is not None  # type: ignore[no-untyped-call]
     ]
     return min(matches, key=lambda match: match.rms_dist, default=None)

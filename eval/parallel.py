@@ -22,7 +22,7 @@ from joblib.externals.loky import get_reusable_executor
 
 from unimat_search.eval.relax import BatchedRelaxer, one_line
 from unimat_search.protocol import Relaxer
-from unimat_search.records import Outcome, Relaxation, RelaxSettings
+from unimat_search.records import Relaxation, RelaxSettings
 from unimat_search.registry import PluginError, Spec, load
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def relax_chunks(
                 yield tag, [Relaxation(i, detail=one_line(error)) for i in range(len(structures))]
 
 
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -135,8 +135,9 @@ def _relax_chunk(spec: Spec, structures: list[Structure], settings: RelaxSetting
         relaxer = _worker_relaxer(spec.name, tuple(spec.options.items()), spec.label)
         results = dict.fromkeys(range(len(structures)), Relaxation(-1, detail="the relaxer gave no result for it"))
         try:
-            results |= {result.index: result for result in relaxer.relax(structures, settings)}
+            for result in relaxer.relax(structures, settings):
+                results[result.index] = result
         except Exception as error:  # a relaxer may raise anything
-            failed = Relaxation(-1, outcome=Outcome.RELAXER_FAILED, detail=one_line(error))
+            failed = Relaxation(-1, detail=one_line(error))
             results = {i: failed if result.index < 0 else result for i, result in results.items()}
     return [replace(results[index], index=index) for index in range(len(structures))]

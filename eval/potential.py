@@ -60,9 +60,7 @@ class AsePotential:
     def _evaluate(self, atoms: Atoms) -> Evaluation:
         atoms = atoms.copy()
         atoms.calc = self.calculator
-        return Evaluation(
-            float(atoms.get_potential_energy()), atoms.get_forces(), atoms.get_stress(voigt=False)
-        )
+        return Evaluation(float(atoms.get_potential_energy()), atoms.get_forces(), atoms.get_stress(voigt=False))
 
 
 def emt_relaxer() -> BatchedRelaxer:

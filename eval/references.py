@@ -27,9 +27,7 @@ MOLECULES = {"H": 0.74, "N": 1.10, "O": 1.21, "F": 1.41, "Cl": 1.99, "Br": 2.28,
 
 PROTOTYPES = "simple crystals (fcc, bcc, hcp, simple cubic, diamond) and diatomic molecules"
 
-UNARY = (
-    "unary structures of the Materials Project, database 2023.11.1, with at most 20 atoms, and diatomic molecules"
-)
+UNARY = "unary structures of the Materials Project, database 2023.11.1, with at most 20 atoms, and diatomic molecules"
 
 DATA_FILE = Path("mp_2023") / "le20.parquet"
 """Within a data folder: the structures whose unary ones serve as candidates."""
@@ -74,9 +72,7 @@ class References:
         """(E - sum of n_i mu_i) / N in eV/atom, for a total energy in eV; None if a reference is missing."""
         if self.missing(composition):
             return None
-        elemental = sum(
-            amount * self.elements[el.symbol].energy_per_atom for el, amount in composition.items()
-        )
+        elemental = sum(amount * self.elements[el.symbol].energy_per_atom for el, amount in composition.items())
         return float((energy - elemental) / composition.num_atoms)
 
     def merged(self, other: References) -> References:
@@ -147,7 +143,7 @@ def build_references(
     settings: RelaxSettings,
     *,
     workers: int,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> References:
     """Relax all candidates of every element and keep the lowest that converged.
 

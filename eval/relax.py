@@ -127,9 +127,7 @@ class _Flight:
         lattice, positions = self.descent.lattice, self.descent.positions
         structure = None
         if np.isfinite(lattice).all() and np.isfinite(positions).all():
-            structure = Structure(
-                lattice, self.species, positions, coords_are_cartesian=True, to_unit_cell=True
-            )
+            structure = Structure(lattice, self.species, positions, coords_are_cartesian=True, to_unit_cell=True)
             problem = problem or structure_problem(structure, FINAL)
         outcome, detail = problem or (Outcome.CONVERGED, "")
         self.result = Relaxation(
@@ -145,7 +143,5 @@ def one_line(error: BaseException) -> str:
 
 def _is_finite(evaluation: Evaluation) -> bool:
     return bool(
-        np.isfinite(evaluation.energy)
-        and np.isfinite(evaluation.forces).all()
-        and np.isfinite(evaluation.stress).all()
+        np.isfinite(evaluation.energy) and np.isfinite(evaluation.forces).all() and np.isfinite(evaluation.stress).all()
     )

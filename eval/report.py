@@ -25,9 +25,7 @@ def to_csv(summary: Mapping[str, Any]) -> str:
         for generator, values in entry["generators"].items():
             for units, part in [("all", values), *values["by_formula_units"].items()]:
                 flat = {k: v for k, v in _flat(part).items() if k != "by_formula_units"}
-                rows.append(
-                    {"formula": entry["formula"], "generator": generator, "formula_units": units} | flat
-                )
+                rows.append({"formula": entry["formula"], "generator": generator, "formula_units": units} | flat)
     return _csv(rows)
 
 
@@ -63,23 +61,29 @@ def to_table(summary: Mapping[str, Any], *, width: int | None = None) -> str:
 
 def sections(summary: Mapping[str, Any]) -> Iterator[Section]:
     """The tables of the report."""
-    yield "By composition", [
-        {"composition": entry["formula"], "generator": generator} | _row(values, summary)
-        for entry in summary["compositions"]
-        for generator, values in entry["generators"].items()
-    ]
-    if len(summary["compositions"]) <= MAX_BY_UNITS:
-        yield "By formula units in the cell (Z)", [
-            {"composition": entry["formula"], "Z": units, "generator": generator} | _units_row(values)
+    yield (
+        "By composition",
+        [
+            {"composition": entry["formula"], "generator": generator} | _row(values, summary)
             for entry in summary["compositions"]
-            for units in next(iter(entry["generators"].values()))["by_formula_units"]
-            for generator in entry["generators"]
-            for values in [entry["generators"][generator]["by_formula_units"][units]]
-        ]
-    yield "Over all compositions", [
-        {"generator": generator} | _overall_row(values, summary)
-        for generator, values in summary["overall"].items()
-    ]
+            for generator, values in entry["generators"].items()
+        ],
+    )
+    if len(summary["compositions"]) <= MAX_BY_UNITS:
+        yield (
+            "By formula units in the cell (Z)",
+            [
+                {"composition": entry["formula"], "Z": units, "generator": generator} | _units_row(values)
+                for entry in summary["compositions"]
+                for units in next(iter(entry["generators"].values()))["by_formula_units"]
+                for generator in entry["generators"]
+                for values in [entry["generators"][generator]["by_formula_units"][units]]
+            ],
+        )
+    yield (
+        "Over all compositions",
+        [{"generator": generator} | _overall_row(values, summary) for generator, values in summary["overall"].items()],
+    )
 
 
 def footnotes(summary: Mapping[str, Any]) -> str:

@@ -88,13 +88,9 @@ def _volume_problem(lattice: FloatArray, num_sites: int, limits: Limits) -> Prob
     volume = abs(float(np.linalg.det(lattice)))
     smallest, largest = limits.volume_per_atom
     if volume / num_sites < smallest:
-        return Problem(
-            Outcome.COLLAPSED, f"{volume / num_sites:.3g} cubic angstrom an atom, less than {smallest}"
-        )
+        return Problem(Outcome.COLLAPSED, f"{volume / num_sites:.3g} cubic angstrom an atom, less than {smallest}")
     if volume / num_sites > largest:
-        return Problem(
-            Outcome.EXPLODED, f"{volume / num_sites:.4g} cubic angstrom an atom, more than {largest}"
-        )
+        return Problem(Outcome.EXPLODED, f"{volume / num_sites:.4g} cubic angstrom an atom, more than {largest}")
     faces = np.linalg.norm(np.cross(np.roll(lattice, -1, 0), np.roll(lattice, -2, 0)), axis=1)
     height = float(volume / faces.max())
     if height < limits.min_height:

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unimat_search.compare import CompareSettings, compare
+    from unimat_search.compare import CompareSettings, run_comparison
     from unimat_search.protocol import Relaxer, StructureGenerator
     from unimat_search.records import (
         FailedAttempt,
@@ -30,12 +30,12 @@ __all__ = [
     "StructureGenerator",
     "Task",
     "__version__",
-    "compare",
+    "run_comparison",
 ]
 
 _HOMES = {
     "CompareSettings": "compare",
-    "compare": "compare",
+    "run_comparison": "compare",
     "Relaxer": "protocol",
     "StructureGenerator": "protocol",
 }

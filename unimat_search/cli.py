@@ -64,28 +64,45 @@ def main() -> None:
 
 @main.command()
 @click.option("--formula", "formulas", multiple=True, help="Composition: TiO2, or Ti4O8 to fix the cell. Repeatable.")
-@click.option("--formulas", "formula_file", type=FILE, help="File of formulas: one a line, or CSV with a column 'formula'.")
-@click.option("--generator", "generators", multiple=True, metavar="NAME[,KEY=VALUE...]",
-              help="Source of candidates, or package.module:Class. Repeatable; the first is the reference. [default: airss, pyxtal]")
+@click.option(
+    "--formulas", "formula_file", type=FILE, help="File of formulas: one a line, or CSV with a column 'formula'."
+)
+@click.option(
+    "--generator",
+    "generators",
+    multiple=True,
+    metavar="NAME[,KEY=VALUE...]",
+    help="Generator, or package.module:Class. Repeatable; the first is the reference. [default: airss, pyxtal]",
+)
 @click.option("-n", "n", type=int, help="Candidates of each generator for each composition. [default: 20]")
 @click.option("--formula-units", help="Formula units in the cell: 2, 1-4 or 1,2,4. [default: all that fit]")
 @click.option("--max-atoms", type=int, help="Atoms in a cell at most. [default: 20]")
 @click.option("--seed", type=int, help="Seed of every generator. [default: 0]")
-@click.option("--relaxer", metavar="NAME[,KEY=VALUE...]", help="Relaxer, or module:factory of an ASE calculator. [default: chgnet]")
+@click.option(
+    "--relaxer",
+    metavar="NAME[,KEY=VALUE...]",
+    help="Relaxer, or module:factory of an ASE calculator. [default: chgnet]",
+)
 @click.option("--fmax", type=float, help="Force threshold on atoms and cell, eV/angstrom. [default: 0.05]")
 @click.option("--max-steps", type=int, help="Optimizer steps at most. [default: 500]")
 @click.option("--time-limit", type=float, help="Seconds for one structure at most. [default: 600]")
 @click.option("--reference", type=FILE, help="Known structures: CIF, extxyz, POSCAR, parquet, or a folder.")
-@click.option("--matcher", metavar="LTOL,STOL,ANGLE_TOL", help="Tolerances for a known structure to count as found. [default: 0.3,0.5,10]")
+@click.option(
+    "--matcher",
+    metavar="LTOL,STOL,ANGLE_TOL",
+    help="Tolerances for a known structure to count as found. [default: 0.3,0.5,10]",
+)
 @click.option("--out", type=FOLDER, help="Folder of the run. [default: runs/FORMULAS]")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder; its settings are kept.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in the folder.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that relax. [default: one for each core]")
-@click.option("--format", "fmt", type=click.Choice(FORMATS), default="table", show_default=True, help="Of the report on stdout.")
+@click.option(
+    "--format", "fmt", type=click.Choice(FORMATS), default="table", show_default=True, help="Of the report on stdout."
+)
 def compare(fmt: str, out: Path | None, resume: bool, overwrite: bool, workers: int | None, **options: Any) -> None:  # noqa: ANN401
     """Generate, relax, score and compare candidates for one composition or many."""
     with clear_errors():
-        from unimat_search import compare as job
+        from unimat_search.compare import run_comparison
         from unimat_search.formula import read_formulas
 
         if resume and overwrite:
@@ -98,7 +115,7 @@ def compare(fmt: str, out: Path | None, resume: bool, overwrite: bool, workers: 
         settings = _settings(options, stored)
         out = out or Path("runs") / run_name(settings.formulas)
         with progress("candidates") as on_progress:
-            summary = job.compare(
+            summary = run_comparison(
                 settings, out, resume=resume, overwrite=overwrite, workers=workers, on_progress=on_progress
             )
         click.echo(render(summary, fmt))
@@ -207,7 +224,7 @@ def render(summary: dict[str, Any], fmt: str) -> str:
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr, quiet where that is no terminal."""
     if not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield lambda *_: None
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -228,7 +245,7 @@ def _stored_settings(out: Path) -> CompareSettings:
 def _settings(options: dict[str, Any], stored: CompareSettings | None) -> CompareSettings:
     """The command's options over the stored or the default settings."""
     from unimat_search.compare import CompareSettings
-    from unimat_search.records import MatchSettings, RelaxSettings
+    from unimat_search.records import MatchSettings
 
     if not stored and not options["formulas"]:
         raise BadInput("no formula is given; use --formula NaCl, or --formulas FILE")

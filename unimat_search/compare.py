@@ -21,8 +21,8 @@ from pymatgen.core import Composition, Element, Structure
 from unimat_search.eval.match import Known, best_match, read_known
 from unimat_search.eval.metrics import delta_e_f, lowest, summarise_matches, summarise_overall, summarise_records
 from unimat_search.eval.parallel import chunked, load_relaxer, quiet, relax_chunks, usable_cores
-from unimat_search.eval.relax import one_line
 from unimat_search.eval.references import References, references_for
+from unimat_search.eval.relax import one_line
 from unimat_search.eval.sanity import FORMATION_ENERGY_WINDOW, structure_problem
 from unimat_search.formula import Formula, parse_formula, parse_units, share_out
 from unimat_search.protocol import StructureGenerator
@@ -107,8 +107,10 @@ class CompareSettings:
     def from_toml(cls, text: str) -> CompareSettings:
         """Read what `to_toml` wrote."""
         data = {k: v for k, v in tomllib.loads(text).items() if k in {f.name for f in fields(cls)}}
+        for name in ("formulas", "generators"):
+            data[name] = tuple(data[name])
         data |= {"relax": RelaxSettings(**data["relax"]), "matcher": MatchSettings(**data["matcher"])}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        return cls(**data)
 
 
 @dataclass(frozen=True)
@@ -133,14 +135,14 @@ class Search:
         ]
 
 
-def compare(
+def run_comparison(
     settings: CompareSettings,
     out: Path,
     *,
     resume: bool = False,
     overwrite: bool = False,
     workers: int | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Run a comparison, or what is missing of it, and return its summary.
 
@@ -370,9 +372,7 @@ def _plain(attempt: object, composition: Composition) -> Structure:
     if not (np.isfinite(attempt.frac_coords).all() and np.isfinite(attempt.lattice.matrix).all()):
         raise ValueError("the generator gave a coordinate or cell vector that is not a finite number")
     handedness = np.sign(np.linalg.det(attempt.lattice.matrix)) or 1.0
-    return Structure(
-        handedness * attempt.lattice.matrix, symbols, handedness * attempt.frac_coords, to_unit_cell=True
-    )
+    return Structure(handedness * attempt.lattice.matrix, symbols, handedness * attempt.frac_coords, to_unit_cell=True)
 
 
 def score(
@@ -421,10 +421,12 @@ def summarise(
         references: What formation energies were counted from.
     """
     known = bool(settings.reference)
-    compositions = []
+    compositions: list[dict[str, Any]] = []
     for search in plan(settings):
         rows = [r for r in records if r.reduced_formula == search.formula.reduced_formula]
-        by_generator = {spec: [r for r in rows if r.generator == spec] for spec in settings.generators}
+        by_generator: dict[str, list[Record]] = {
+            spec: [r for r in rows if r.generator == spec] for spec in settings.generators
+        }
         first = settings.generators[0]
         compositions.append(
             {
@@ -432,9 +434,7 @@ def summarise(
                 "reduced_formula": search.formula.reduced_formula,
                 "missing_references": references.missing(search.formula.cell(1)),
                 "generators": {
-                    spec: _summarise_generator(
-                        own, by_generator[first] if spec != first else (), search, known
-                    )
+                    spec: _summarise_generator(own, by_generator[first] if spec != first else [], search, known)
                     for spec, own in by_generator.items()
                 },
             }

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 class StructureGenerator(Protocol):
     """A source of candidate structures."""
 
-    def generate(
-        self, composition: Composition, n: int, *, seed: int
-    ) -> Iterator[Structure | FailedAttempt]:
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:
         """Yield `n` candidates with exactly this cell composition.
 
         Args:

@@ -85,7 +85,7 @@ def _factory(kind: Kind, name: str) -> Callable[..., Any]:
             "write one of these, or package.module:Class for one that is not installed"
         )
     try:
-        return _import(name) if name not in installed else installed[name].load()  # type: ignore[no-any-return]
+        return _import(name) if name not in installed else installed[name].load()
     except Exception as error:  # a plug-in's import may raise anything
         raise PluginError(f"{name} can't be imported: {type(error).__name__}: {error}") from error
 

@@ -62,7 +62,7 @@ class Store:
         if version == 0:
             with self._connection:
                 self._connection.execute(_CREATE)
-                self._connection.execute('CREATE INDEX task ON candidates (generator, cell_formula, seed)')
+                self._connection.execute("CREATE INDEX task ON candidates (generator, cell_formula, seed)")
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             self._connection.close()
@@ -92,9 +92,7 @@ class Store:
         """One row, with its structures."""
         return next(self._select("key = ?", (key,)))
 
-    def _select(
-        self, condition: str, values: tuple[object, ...], *, structures: bool = True
-    ) -> Iterator[Record]:
+    def _select(self, condition: str, values: tuple[object, ...], *, structures: bool = True) -> Iterator[Record]:
         names = [name for name in COLUMNS if structures or name not in STRUCTURES]
         columns = ", ".join(f'"{name}"' for name in names)
         for row in self._connection.execute(f"SELECT {columns} FROM candidates WHERE {condition}", values):

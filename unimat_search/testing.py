@@ -40,9 +40,7 @@ def check_generator(generator: StructureGenerator, cell_formula: str = "Na2Cl2",
     _require(composition == Composition(cell_formula), "the composition handed in left as it was", composition)
     _require(len(attempts) == n, f"{n} attempts", len(attempts))
     for attempt in attempts:
-        _require(
-            isinstance(attempt, Structure | FailedAttempt), "Structures or FailedAttempts", type(attempt).__name__
-        )
+        _require(isinstance(attempt, Structure | FailedAttempt), "Structures or FailedAttempts", type(attempt).__name__)
     structures = [attempt for attempt in attempts if isinstance(attempt, Structure)]
     _require(bool(structures), "at least one structure", attempts)
     for structure in structures:

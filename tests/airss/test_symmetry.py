@@ -30,7 +30,9 @@ def test_sites_are_those_of_pyxtal_in_every_space_group() -> None:
 
 @pytest.mark.parametrize("number", [2, 16, 62, 148, 225])
 def test_the_shipped_sites_are_what_the_search_finds(number: int) -> None:
-    found = [len(np.unique(np.round(space_group(number).images(p) % 1, 6) % 1, axis=0)) for p in find_site_points(number)]
+    found = [
+        len(np.unique(np.round(space_group(number).images(p) % 1, 6) % 1, axis=0)) for p in find_site_points(number)
+    ]
     assert sorted(found) == sorted(site.multiplicity for site in sites(number))
 
 

@@ -111,7 +111,7 @@ def test_metrics_do_not_depend_on_the_order_of_rows(energies: list[float], shuff
 
 
 def test_overall_counts_compositions() -> None:
-    entries = [
+    entries: list[dict[str, Any]] = [
         {"n_converged": 3, "delta_e_f": -0.5, "found": True, "rms_dist": 0.1},
         {"n_converged": 0, "delta_e_f": None, "found": False, "rms_dist": None},
         {"n_converged": 1, "delta_e_f": 0.1},

@@ -37,13 +37,15 @@ def relaxed(relaxer: BatchedRelaxer, structures: Sequence[Structure], **limits: 
     return sorted(results, key=lambda result: result.index)
 
 
-ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
 HOPELESS = {
-    "two atoms on one spot": Structure(Lattice.cubic(4), ["Na", "Cl"], [[0, 0, 0], [0, 0, 0]]),
-    "an isolated atom": Structure(Lattice.cubic(7.1), ["Na", "Cl", "Cl"], [[0] * 3, [0.3, 0, 0], [0.65, 0.5, 0.5]]),
-    "a cell of 200 angstrom": Structure(Lattice.cubic(200), ["Na", "Cl"], [[0, 0, 0], [0.01, 0.01, 0]]),
-    "not a number": Structure(Lattice.cubic(4), ["Na", "Cl"], [[0, 0, 0], [np.nan, 0, 0]]),
-    "no volume": Structure(Lattice.from_parameters(3, 3, 3, 60, 60, 119.99), ["Na", "Cl"], [[0] * 3, [0.5] * 3]),
+    "two atoms on one spot": Structure(Lattice.cubic(4), ["Na", "Cl"], [[0.0, 0, 0], [0.0, 0, 0]]),
+    "an isolated atom": Structure(Lattice.cubic(7.6), ["Na", "Cl", "Cl"], [[0.0, 0, 0], [0.1, 0, 0], [0.55, 0.5, 0.5]]),
+    "a cell of 200 angstrom": Structure(Lattice.cubic(200), ["Na", "Cl"], [[0.0, 0, 0], [0.01, 0.01, 0]]),
+    "not a number": Structure(Lattice.cubic(4), ["Na", "Cl"], [[0.0, 0, 0], [np.nan, 0, 0]]),
+    "no volume": Structure(
+        Lattice.from_parameters(3, 3, 3, 60, 60, 119.99), ["Na", "Cl"], [[0.0, 0, 0], [0.5, 0.5, 0.5]]
+    ),
 }
 
 
@@ -132,7 +134,7 @@ def test_the_hopeless_neither_crash_nor_stop_the_batch(batch_size: int) -> None:
 
 
 def test_a_one_atom_cell() -> None:
-    result = relaxed(chgnet_relaxer(), [Structure(Lattice.cubic(2.4), ["Fe"], [[0, 0, 0]])])[0]
+    result = relaxed(chgnet_relaxer(), [Structure(Lattice.cubic(2.4), ["Fe"], [[0.0, 0, 0]])])[0]
     assert result.outcome is Outcome.CONVERGED
 
 

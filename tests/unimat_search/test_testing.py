@@ -13,7 +13,7 @@ from unimat_search.protocol import Relaxer, StructureGenerator
 from unimat_search.records import Outcome, Relaxation, RelaxSettings
 from unimat_search.testing import check_generator, check_relaxer
 
-ALUMINIUM = Structure(Lattice.cubic(2.6), ["Al"], [[0, 0, 0]])
+ALUMINIUM = Structure(Lattice.cubic(2.6), ["Al"], [[0.0, 0, 0]])
 
 
 def test_ten_lines_keep_the_contract() -> None:

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from unimat_search.cli import main, run_name
+
+SMALL = ["compare", "--formula", "AlCu", "--generator", "airss", "--generator", "tests.plugins:Uniform",
+         "-n", "2", "--formula-units", "1", "--relaxer", "emt", "--workers", "1"]  # fmt: skip
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "small"
+    result = call(*SMALL, "--out", out)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_json_is_one_document_and_nothing_else(tmp_path: Path) -> None:
+    result = call(*SMALL, "--out", tmp_path / "run", "--format", "json")
+    summary = json.loads(result.stdout)
+    values = summary["compositions"][0]["generators"]["airss"]
+    assert {"formation_energy_per_atom", "convergence_rate", "n_generated", "delta_e_f"} <= set(values)
+    assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("fmt", "mark"),
+    [
+        ("table", "┃ composition"),
+        ("markdown", "| composition |"),
+        ("csv", "formula,generator,formula_units,n_generated"),
+    ],
+)
+def test_formats(fmt: str, mark: str, run: Path) -> None:
+    result = call("compare", "--resume", "--out", run, "--format", fmt)
+    assert result.exit_code == 0, result.output
+    assert mark in result.stdout
+    assert "AlCu" in result.stdout
+
+
+def test_resume_needs_only_the_folder_and_refuses_other_settings(run: Path) -> None:
+    assert call("compare", "--resume", "--out", run).exit_code == 0
+    result = call("compare", "--resume", "--out", run, "--seed", "5")
+    assert result.exit_code == 2
+    assert "seed = 0, not 5" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--formula", ""], "the formula is empty"),
+        (["--formula", "Xx2"], "dummy species"),
+        (["--formula", "Na0.5Cl"], "fractional amount"),
+        (["--formula", "Na0Cl"], "zero amount"),
+        (["--formula", "Na-1Cl"], "negative amount"),
+        (["--formula", "D2O"], "isotope"),
+        (["--formula", "Ti8O16"], "more than the 20 allowed"),
+        (["--formula", "TiO2", "--formula-units", "9"], "more than the 20 allowed"),
+        (["--formula", "TiO2", "--formula-units", "x"], "no number of formula units"),
+        (["--formula", "Ti4O8", "--formula-units", "1"], "fixes the cell"),
+        (["--formula", "TiO2", "--formula", "Ti2O4"], "are one composition"),
+        ([], "no formula is given"),
+        (["--formulas", "no/such/file"], "can't be read"),
+        (["--formula", "NaCl", "--generator", "airs"], "none of the generators airss, pyxtal"),
+        (["--formula", "NaCl", "--generator", "airss,oops"], "not key=value"),
+        (["--formula", "NaCl", "--generator", "airss", "--generator", "airss"], "given twice"),
+        (["--formula", "NaCl", "--relaxer", "magic"], "none of the relaxers chgnet, emt"),
+        (["--formula", "NaCl", "--fmax", "-1"], "fmax must be positive"),
+        (["--formula", "NaCl", "--fmax", "nan"], "fmax must be positive"),
+        (["--formula", "NaCl", "-n", "0"], "n must be 1 or more"),
+        (["--formula", "NaCl", "--seed", "-1"], "seed must be 0 or more"),
+        (["--formula", "NaCl", "--max-steps", "-1"], "max_steps must be 0 or more"),
+        (["--formula", "NaCl", "--time-limit", "0"], "time_limit must be positive"),
+        (["--formula", "NaCl", "--matcher", "0.3"], "is not LTOL,STOL,ANGLE_TOL"),
+        (["--formula", "NaCl", "--matcher", "0,0,0"], "tolerances must be positive"),
+        (["--formula", "NaCl", "--reference", "missing.cif"], "missing.cif does not exist"),
+        (["--formula", "NaCl", "--resume", "--overwrite"], "exclude each other"),
+        (["--resume"], "holds no run to resume"),
+        (["--formula", "NaCl", "--format", "xml"], "xml"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], says: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = call("compare", "--out", out, *arguments)
+    assert result.exit_code == 2
+    message = result.stderr.strip().splitlines()[-1]
+    assert says in message
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+    assert not out.exists()
+
+
+def test_formula_files_join_formulas(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text("formula\nAl\nCu\n")
+    result = call("compare", "--formulas", tmp_path / "f.csv", "--formula", "AlCu", "--generator", "airss",
+                  "-n", "1", "--formula-units", "1", "--relaxer", "emt", "--max-steps", "0",
+                  "--out", tmp_path / "run", "--format", "json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert [entry["formula"] for entry in json.loads(result.stdout)["compositions"]] == ["AlCu", "Al", "Cu"]
+
+
+def test_an_existing_folder_needs_a_word(run: Path) -> None:
+    result = call(*SMALL, "--out", run)
+    assert result.exit_code == 2
+    assert "--resume" in result.stderr
+    assert call(*SMALL, "--out", run, "--overwrite").exit_code == 0
+
+
+def test_run_names() -> None:
+    assert run_name(("NaCl", "TiO2")) == "NaCl-TiO2"
+    assert run_name(("Ca(OH)2",)) == "Ca_OH_2"
+    assert run_name(tuple(f"Al{n}" for n in range(1, 8))) == "Al1-and-6-more"
+
+
+@pytest.mark.parametrize("target", ["extxyz", "cif", "parquet", "ase-db", "res"])
+def test_export(target: str, run: Path, tmp_path: Path) -> None:
+    from ase.io import read
+    from pymatgen.core import Structure
+
+    out = tmp_path / f"export.{'db' if target == 'ase-db' else target}"
+    result = call("export", run, "--to", target, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "4 structures" in result.stdout
+    files = sorted(out.iterdir()) if out.is_dir() else [out]
+    match target:
+        case "parquet":
+            import pyarrow.parquet as pq
+
+            assert pq.read_table(out).num_rows == 4
+            from unimat_search.eval.files import read_structures
+
+            assert len(list(read_structures(out))) == 4
+        case "cif":
+            assert [Structure.from_file(file).composition.reduced_formula for file in files] == ["AlCu"] * 4
+        case "res":
+            assert [read(file).get_chemical_formula() for file in files] == ["AlCu"] * 4
+        case _:
+            images = read(out, index=":")
+            assert len(images) == 4
+            assert all(abs(image.get_potential_energy()) < 20 for image in images)
+    again = call("export", run, "--to", target, "--out", out)
+    assert again.exit_code == 2
+    assert "exists" in again.stderr
+
+
+def test_export_needs_a_run(tmp_path: Path) -> None:
+    result = call("export", tmp_path, "--to", "cif")
+    assert result.exit_code == 2
+    assert "holds no results" in result.stderr
+
+
+def test_references_are_built_where_asked(tmp_path: Path) -> None:
+    file = tmp_path / "emt.json"
+    result = call("references", "build", "--relaxer", "emt", "--element", "Cu", "--out", file, "--workers", "1")
+    assert result.exit_code == 0, result.output
+    element = json.loads(file.read_text())["elements"]["Cu"]
+    assert element["source"] in ("fcc", "hcp")
+    assert element["n_candidates"] == 5
+    wrong = call("references", "build", "--relaxer", "emt", "--element", "Xx")
+    assert wrong.exit_code == 2
+    assert "'Xx' is no element" in wrong.stderr
+
+
+def test_doctor_finds_everything() -> None:
+    result = call("doctor")
+    assert result.exit_code == 0, result.output
+    for subject in (
+        "python",
+        "torch",
+        "devices",
+        "generator airss",
+        "relaxer chgnet",
+        "references chgnet",
+        "data folder",
+    ):
+        assert subject in result.stdout
+    assert "broken" not in result.stdout
+    assert "89 elements" in result.stdout
+
+
+def test_importing_and_help_load_nothing_heavy() -> None:
+    """The weight of an import is its modules; seconds depend on the machine."""
+    heavy = "{m for m in sys.modules if m.split('.')[0] in ('torch', 'pymatgen', 'ase', 'numpy', 'scipy', 'chgnet')}"
+    for code in (
+        f"import sys, unimat_search; assert not {heavy}, {heavy}",
+        "import sys, unimat_search.cli as c; sys.argv = ['unimat-search', 'compare', '--help']\n"
+        f"try: c.main()\nexcept SystemExit: assert not {heavy}, {heavy}",
+    ):
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_public_names_are_there() -> None:
+    import unimat_search
+
+    for name in unimat_search.__all__:
+        assert getattr(unimat_search, name)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        unimat_search.no_such_name  # noqa: B018
