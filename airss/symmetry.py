@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from itertools import product
+from typing import cast
 
 import numpy as np
 import spglib
@@ -47,8 +48,7 @@ class SpaceGroup:
 
     def images(self, point: FloatArray) -> FloatArray:
         """The orbit of a point, one row for each operation, shape (order, 3); not wrapped."""
-        images: FloatArray = self.rotations @ point + self.translations
-        return images
+        return cast(FloatArray, self.rotations @ point + self.translations)
 
     def symmetrised(self, metric: FloatArray) -> FloatArray:
         """The nearest metric tensor (3, 3) that all rotations leave as it is: the average over the group."""
