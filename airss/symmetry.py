@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from itertools import product
-from typing import cast
 
 import numpy as np
 import spglib
@@ -48,11 +47,11 @@ class SpaceGroup:
 
     def images(self, point: FloatArray) -> FloatArray:
         """The orbit of a point, one row for each operation, shape (order, 3); not wrapped."""
-        return cast(FloatArray, self.rotations @ point + self.translations)
+        return self.rotations @ point + self.translations
 
     def symmetrised(self, metric: FloatArray) -> FloatArray:
         """The nearest metric tensor (3, 3) that all rotations leave as it is: the average over the group."""
-        return np.einsum("gji,jk,gkl->il", self.rotations, metric, self.rotations) / self.order
+        return np.asarray(np.einsum("gji,jk,gkl->il", self.rotations, metric, self.rotations)) / self.order
 
 
 @dataclass(frozen=True)

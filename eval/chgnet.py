@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from chgnet.graph.crystalgraph import CrystalGraph
 
 
+MAX_Z = 94
+"""The last element that CHGNet was trained on, plutonium."""
+
+
 class ChgnetPotential:
     """A pretrained CHGNet, evaluated in batches.
 
@@ -68,6 +72,8 @@ class ChgnetPotential:
         ]
 
     def _graph(self, atoms: Atoms) -> CrystalGraph:
+        if atoms.numbers.max() > MAX_Z:
+            raise ValueError(f"CHGNet knows the elements up to Z = {MAX_Z}, not Z = {atoms.numbers.max()}")
         structure = Structure(atoms.cell.array, atoms.numbers, atoms.positions, coords_are_cartesian=True)
         return self.model.graph_converter(structure).to(self.device)
 

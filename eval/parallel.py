@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
+import threading
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -16,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from joblib.externals.loky import get_reusable_executor
 
@@ -30,9 +33,6 @@ if TYPE_CHECKING:
 
 Tag = TypeVar("Tag")
 Item = TypeVar("Item")
-
-RETRIES = 1
-"""How often a chunk is tried again after its worker died."""
 
 
 def load_relaxer(spec: Spec) -> Relaxer:
@@ -78,32 +78,89 @@ def relax_chunks(
         workers: Processes.
 
     Yields:
-        The chunk's tag and one relaxation for each of its structures, in their order. A worker that dies
-        costs what it held: that is tried once more, then recorded as failed.
+        The chunk's tag and one relaxation for each of its structures, in their order. What a dying worker
+        held is tried again with nothing else in flight, then structure by structure; the one that kills its
+        worker again is recorded as failed.
     """
+    pool = _Pool(spec, settings, workers)
     source = iter(chunks)
-    running: dict[Future[list[Relaxation]], tuple[Tag, Sequence[Structure], int]] = {}
+    running: dict[Future[list[Relaxation]], tuple[Tag, Sequence[Structure]]] = {}
+    suspects: list[tuple[Tag, Sequence[Structure]]] = []
+    try:
+        while True:
+            for tag, structures in islice(source, 2 * workers - len(running)):
+                running[pool.submit(structures)] = (tag, structures)
+            if not running:
+                return
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                tag, structures = running.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    suspects.append((tag, structures))
+                else:
+                    yield tag, _results(future, len(structures))
+            if not running:  # a broken pool fails everything in flight; one of these broke it
+                for tag, structures in suspects:
+                    yield tag, pool.relax_alone(structures)
+                suspects.clear()
+    finally:
+        if running:  # left early: by an error, an interruption, or a caller who has enough
+            pool.kill()
 
-    def submit(tag: Tag, structures: Sequence[Structure], attempt: int) -> None:
-        executor = get_reusable_executor(max_workers=workers, env=ONE_THREAD)
-        future = executor.submit(_relax_chunk, spec, list(structures), settings)
-        running[future] = (tag, structures, attempt)
 
-    while True:
-        for tag, structures in islice(source, 2 * workers - len(running)):
-            submit(tag, structures, 0)
-        if not running:
-            return
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            tag, structures, attempt = running.pop(future)
-            error = future.exception()
-            if error is None:
-                yield tag, future.result()
-            elif isinstance(error, BrokenProcessPool) and attempt < RETRIES:
-                submit(tag, structures, attempt + 1)
-            else:
-                yield tag, [Relaxation(i, detail=one_line(error)) for i in range(len(structures))]
+class _Pool:
+    """Worker processes that are replaced when one dies."""
+
+    def __init__(self, spec: Spec, settings: RelaxSettings, workers: int) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.workers = workers
+
+    def submit(self, structures: Sequence[Structure]) -> Future[list[Relaxation]]:
+        try:
+            future: Future[list[Relaxation]] = self._executor().submit(
+                _relax_chunk, self.spec, list(structures), self.settings
+            )
+        except BrokenProcessPool as error:  # it broke since the last look at it
+            future = Future()
+            future.set_exception(error)
+        return future
+
+    def relax_alone(self, structures: Sequence[Structure]) -> list[Relaxation]:
+        """Relax with nothing else in flight; if the worker dies again, each structure on its own."""
+        future = self.submit(structures)
+        if not isinstance(future.exception(), BrokenProcessPool):
+            return _results(future, len(structures))
+        if len(structures) == 1:
+            return [Relaxation(0, detail="its process died")]
+        return [replace(self.relax_alone([s])[0], index=index) for index, s in enumerate(structures)]
+
+    def kill(self) -> None:
+        self._executor().shutdown(wait=False, kill_workers=True)
+
+    def _executor(self) -> Any:  # noqa: ANN401 - loky is untyped
+        """The executor; a new one if it broke."""
+        return get_reusable_executor(
+            max_workers=self.workers, env=ONE_THREAD, initializer=_start_worker, initargs=(os.getpid(),)
+        )
+
+
+def _results(future: Future[list[Relaxation]], n: int) -> list[Relaxation]:
+    error = future.exception()
+    return [Relaxation(i, detail=one_line(error)) for i in range(n)] if error else future.result()
+
+
+def _start_worker(parent: int) -> None:
+    """Leave interruptions to the parent, and end with it however it ends."""
+
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.getppid() == parent:
+        threading.Thread(target=follow, daemon=True).start()
 
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -122,17 +179,17 @@ def usable_cores() -> int:
 
 
 @lru_cache(maxsize=1)
-def _worker_relaxer(name: str, options: tuple[tuple[str, object], ...], label: str) -> Relaxer:
+def _worker_relaxer(label: str) -> Relaxer:
     import torch
 
     torch.set_num_threads(1)
-    return load_relaxer(Spec(name, dict(options), label))
+    return load_relaxer(Spec.parse(label))
 
 
 def _relax_chunk(spec: Spec, structures: list[Structure], settings: RelaxSettings) -> list[Relaxation]:
     """Relax in a worker; every structure gets its row whatever the relaxer does."""
     with quiet():
-        relaxer = _worker_relaxer(spec.name, tuple(spec.options.items()), spec.label)
+        relaxer = _worker_relaxer(spec.label)
         results = dict.fromkeys(range(len(structures)), Relaxation(-1, detail="the relaxer gave no result for it"))
         try:
             for result in relaxer.relax(structures, settings):

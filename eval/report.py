@@ -46,7 +46,7 @@ def to_table(summary: Mapping[str, Any], *, width: int | None = None) -> str:
         summary: What `unimat_search.compare.summarise` returns.
         width: Columns of the terminal; None for as wide as the tables are.
     """
-    console = Console(file=io.StringIO(), width=width or 200, highlight=False)
+    console = Console(file=io.StringIO(), width=width or 200, highlight=False, markup=False)
     for title, rows in sections(summary):
         table = Table(title=title, title_justify="left", title_style="bold")
         for column in rows[0]:

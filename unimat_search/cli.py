@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -50,9 +49,7 @@ def clear_errors() -> Iterator[None]:
         raise BadInput(lines[0]) from error
     except KeyboardInterrupt:
         click.echo("interrupted; finished candidates are kept: go on with --resume", err=True)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(130)  # relaxing processes are not waited for
+        sys.exit(130)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -257,7 +254,7 @@ def _settings(options: dict[str, Any], stored: CompareSettings | None) -> Compar
         if options[name] not in (None, ())
     }
     if options["reference"] is not None:
-        given["reference"] = str(options["reference"])
+        given["reference"] = str(options["reference"].resolve())
     if options["matcher"] is not None:
         given["matcher"] = MatchSettings(*_numbers(options["matcher"]))
     return replace(base, **given, relax=replace(base.relax, **relax))

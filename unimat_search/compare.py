@@ -105,12 +105,19 @@ class CompareSettings:
 
     @classmethod
     def from_toml(cls, text: str) -> CompareSettings:
-        """Read what `to_toml` wrote."""
+        """Read what `to_toml` wrote.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
         data = {k: v for k, v in tomllib.loads(text).items() if k in {f.name for f in fields(cls)}}
-        for name in ("formulas", "generators"):
-            data[name] = tuple(data[name])
-        data |= {"relax": RelaxSettings(**data["relax"]), "matcher": MatchSettings(**data["matcher"])}
-        return cls(**data)
+        try:
+            for name in ("formulas", "generators"):
+                data[name] = tuple(data[name])
+            data |= {"relax": RelaxSettings(**data["relax"]), "matcher": MatchSettings(**data["matcher"])}
+            return cls(**data)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{SETTINGS} is damaged: {one_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,7 @@ def run_comparison(
         _run(tasks, generators, store, relaxer, settings, references, known, workers, on_progress)
         summary = summarise(list(store.records()), settings, potential, references)
         _write_summary(summary, out)
-        _write_best(store, settings, out)
+        _write_best(summary, store, out)
     return summary
 
 
@@ -322,7 +329,7 @@ def generate(task: Task, generator: StructureGenerator | str) -> list[Record]:
                 attempt = next(attempts)
         except StopIteration:
             break
-        except Exception as error:  # a generator may raise anything
+        except (Exception, SystemExit) as error:  # a generator may raise anything
             end = f"the generator raised {one_line(error)}"
             log.warning("%s, %s: %s", task.generator, task.cell_formula, end)
             break
@@ -421,21 +428,21 @@ def summarise(
         references: What formation energies were counted from.
     """
     known = bool(settings.reference)
+    first = settings.generators[0]
+    columns: dict[tuple[str, str], list[Record]] = {}
+    for record in sorted(records, key=lambda record: (record.formula_units, record.index)):
+        columns.setdefault((record.reduced_formula, record.generator), []).append(record)
     compositions: list[dict[str, Any]] = []
     for search in plan(settings):
-        rows = [r for r in records if r.reduced_formula == search.formula.reduced_formula]
-        by_generator: dict[str, list[Record]] = {
-            spec: [r for r in rows if r.generator == spec] for spec in settings.generators
-        }
-        first = settings.generators[0]
+        own = {spec: columns.get((search.formula.reduced_formula, spec), []) for spec in settings.generators}
         compositions.append(
             {
                 "formula": search.formula.text,
                 "reduced_formula": search.formula.reduced_formula,
                 "missing_references": references.missing(search.formula.cell(1)),
                 "generators": {
-                    spec: _summarise_generator(own, by_generator[first] if spec != first else [], search, known)
-                    for spec, own in by_generator.items()
+                    spec: _summarise_generator(rows, own[first] if spec != first else [], search, known)
+                    for spec, rows in own.items()
                 },
             }
         )
@@ -482,18 +489,14 @@ def _write_summary(summary: dict[str, Any], out: Path) -> None:
     (out / "summary.csv").write_text(to_csv(summary))
 
 
-def _write_best(store: Store, settings: CompareSettings, out: Path) -> None:
+def _write_best(summary: dict[str, Any], store: Store, out: Path) -> None:
     """The lowest structure of each generator and composition, as CIF and extxyz."""
     from unimat_search.eval.export import write_best
 
-    records = list(store.records())
-    for search in plan(settings):
-        for spec in settings.generators:
-            best = lowest(
-                r for r in records if (r.generator, r.reduced_formula) == (spec, search.formula.reduced_formula)
-            )
-            if best:
-                write_best(store.record(best.key), out / "best")
+    for entry in summary["compositions"]:
+        for values in entry["generators"].values():
+            if values["best"]:
+                write_best(store.record(values["best"]), out / "best")
 
 
 def read_summary(run: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Literal
 from unimat_search.compare import versions
 from unimat_search.eval.parallel import load_relaxer, quiet, usable_cores
 from unimat_search.eval.references import DATA_FILE, load_references
-from unimat_search.registry import Kind, PluginError, Spec, load, names
+from unimat_search.registry import PluginError, Spec, load, names
 
 State = Literal["ok", "missing", "broken"]
 
@@ -36,8 +36,8 @@ def examine(data_dir: Path | None) -> list[Finding]:
         Finding("ok", "python", f"{platform.python_version()} on {platform.platform()}"),
         *_packages(),
         _devices(),
-        *(_plugin("generators", name) for name in names("generators")),
-        *(finding for name in names("relaxers") for finding in (_plugin("relaxers", name), _references(name))),
+        *(_generator(name) for name in names("generators")),
+        *(finding for name in names("relaxers") for finding in _relaxer(name)),
         _data(data_dir),
     ]
 
@@ -63,27 +63,26 @@ def _devices() -> Finding:
     return Finding("ok", "devices", f"{', '.join(devices)}; {usable_cores()} usable cores")
 
 
-def _plugin(kind: Kind, name: str) -> Finding:
-    subject = f"{kind[:-1]} {name}"
+def _generator(name: str) -> Finding:
     try:
-        if kind == "relaxers":
-            return Finding("ok", subject, load_relaxer(Spec.parse(name)).name)
         with quiet():
-            built = load(kind, Spec.parse(name))
+            built = load("generators", Spec.parse(name))
     except PluginError as error:
-        return Finding("missing", subject, str(error))
-    return Finding("ok", subject, f"{type(built).__module__}:{type(built).__name__}")
+        return Finding("missing", f"generator {name}", str(error))
+    return Finding("ok", f"generator {name}", f"{type(built).__module__}:{type(built).__name__}")
 
 
-def _references(name: str) -> Finding:
-    subject = f"references {name}"
+def _relaxer(name: str) -> list[Finding]:
+    """The relaxer and its elemental references."""
     try:
-        references = load_references(load_relaxer(Spec.parse(name)).name)
+        potential = load_relaxer(Spec.parse(name)).name
     except PluginError as error:
-        return Finding("missing", subject, str(error))
-    if references.elements:
-        return Finding("ok", subject, f"{len(references.elements)} elements from {references.origin}")
-    return Finding("ok", subject, f"computed on demand, or unimat-search references build --relaxer {name}")
+        return [Finding("missing", f"relaxer {name}", str(error))]
+    references = load_references(potential)
+    text = f"{len(references.elements)} elements from {references.origin}"
+    if not references.elements:
+        text = f"computed on demand, or by unimat-search references build --relaxer {name}"
+    return [Finding("ok", f"relaxer {name}", potential), Finding("ok", f"references {name}", text)]
 
 
 def _data(data_dir: Path | None) -> Finding:

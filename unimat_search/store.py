@@ -48,11 +48,10 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._connection = sqlite3.connect(path)
         try:
+            self._connection = sqlite3.connect(path)
             self._prepare()
-        except sqlite3.DatabaseError as error:
-            self._connection.close()
+        except sqlite3.Error as error:
             raise StoreError(f"{path} is no results file: {error}") from error
 
     def _prepare(self) -> None:
@@ -65,22 +64,28 @@ class Store:
                 self._connection.execute("CREATE INDEX task ON candidates (generator, cell_formula, seed)")
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
-            self._connection.close()
             raise StoreError(f"{self.path} has version {version}, this program reads version {SCHEMA_VERSION}")
 
     def write(self, records: Iterable[Record]) -> None:
-        """Write rows, all or none; a row of the same key is replaced."""
+        """Write rows, all or none; a row of the same key is replaced.
+
+        Raises:
+            StoreError: If they can't be written.
+        """
         columns = ", ".join(f'"{name}"' for name in COLUMNS)
         values = ", ".join(f":{name}" for name in COLUMNS)
         assignments = ", ".join(f'"{name}" = excluded."{name}"' for name in COLUMNS)
         statement = (
             f"INSERT INTO candidates ({columns}) VALUES ({values}) ON CONFLICT (key) DO UPDATE SET {assignments}"
         )
-        with self._connection:
-            self._connection.executemany(statement, map(_to_row, records))
+        try:
+            with self._connection:
+                self._connection.executemany(statement, map(_to_row, records))
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path} can't be written: {error}") from error
 
     def task_records(self, task: Task) -> list[Record]:
-        """The candidates of one task in their order; empty if it was never started."""
+        """The candidates of one task by index; empty if it was never started."""
         query = 'generator = ? AND cell_formula = ? AND seed = ? ORDER BY "index"'
         return list(self._select(query, (task.generator, task.cell_formula, task.seed)))
 

@@ -331,6 +331,15 @@ def test_relaxers_that_die_lose_only_what_they_held(tmp_path: Path) -> None:
     assert by_units["6"]["failures"] == {"relaxer_failed": 2}
 
 
+def test_a_structure_that_kills_its_worker_costs_nobody_else(tmp_path: Path) -> None:
+    """One chunk holds cells of 5 and 6 atoms; those of 6 kill; other chunks are in flight beside it."""
+    settings = replace(EMT, formulas=("Al",), formula_units="1-6", n=12, relaxer="tests.plugins:suicidal")
+    run_comparison(settings, tmp_path / "run", workers=2)
+    died = {record.key for record in rows(tmp_path / "run") if record.detail == "its process died"}
+    assert died == {record.key for record in rows(tmp_path / "run") if record.formula_units == 6}
+    assert len(died) == 4
+
+
 def test_a_worker_that_dies_once_is_tried_again(tmp_path: Path) -> None:
     settings = replace(EMT, formulas=("Al",), generators=("airss",), formula_units="1", n=2,
                        relaxer=f"tests.plugins:once,flag={tmp_path / 'flag'}")  # fmt: skip

@@ -59,7 +59,7 @@ def test_a_result_replaces_its_row_and_keeps_its_place(tmp_path: Path) -> None:
 def test_a_failed_write_writes_nothing(tmp_path: Path) -> None:
     with Store(tmp_path / "results.sqlite") as store:
         broken = replace(waiting(1), detail=object())  # type: ignore[arg-type]
-        with pytest.raises(sqlite3.Error):
+        with pytest.raises(StoreError, match="can't be written"):
             store.write([waiting(0), broken])
         assert list(store.records()) == []
 
