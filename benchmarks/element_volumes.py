@@ -19,12 +19,12 @@ import click
 import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
-from ase.data import atomic_numbers, chemical_symbols, covalent_radii
+from ase.data import atomic_numbers, chemical_symbols, vdw_radii
 from pymatgen.core import Composition
 from scipy.optimize import nnls
 
 FEWEST = 20
-"""Compounds that an element needs to be fitted; below, its own crystals speak, or its covalent radius."""
+"""Compounds that an element needs to be fitted; below, its own crystals speak, or its van der Waals radius."""
 
 
 def rows(data: Path) -> tuple[list[Counter[int]], np.ndarray]:
@@ -65,10 +65,11 @@ def fit(counts: list[Counter[int]], volumes: np.ndarray) -> dict[str, float]:
     )
     fitted = np.flatnonzero((matrix[compound] > 0).sum(axis=0) >= FEWEST)
     table = {chemical_symbols[z]: float(solution[z]) for z in fitted}
-    per_sphere = np.median([v / covalent_radii[atomic_numbers[el]] ** 3 for el, v in table.items()])
+    radii = np.where(np.isfinite(vdw_radii), vdw_radii, 2.0)
+    per_sphere = np.median([v / radii[atomic_numbers[el]] ** 3 for el, v in table.items()])
     for z, symbol in enumerate(chemical_symbols[1:97], start=1):
         own = (matrix[:, z] > 0) & ~compound
-        crystal = np.median(volumes[own] / matrix[own, z]) if own.any() else per_sphere * covalent_radii[z] ** 3
+        crystal = np.median(volumes[own] / matrix[own, z]) if own.any() else per_sphere * radii[z] ** 3
         table.setdefault(symbol, float(crystal))
     return {symbol: round(table[symbol], 2) for symbol in chemical_symbols[1:97]}
 

@@ -29,7 +29,7 @@ class ChgnetPotential:
 
     Args:
         model: "0.3.0", "0.2.0" or "r2scan": weights inside chgnet's wheel.
-        device: "cpu", "cuda", "mps"; chosen by what is there if not given.
+        device: "cpu", "cuda" or "mps"; if not given, "cuda" where there is one, else "cpu".
     """
 
     def __init__(self, model: str = "0.3.0", device: str | None = None) -> None:
@@ -85,6 +85,6 @@ class ChgnetPotential:
         return energies * (n_atoms if self.model.is_intensive else 1)
 
 
-def chgnet_relaxer(model: str = "0.3.0", device: str | None = None, batch_size: int = 4) -> BatchedRelaxer:
+def chgnet_relaxer(model: str = "0.3.0", device: str | None = None) -> BatchedRelaxer:
     """The default relaxer: CHGNet by FIRE, positions and cell together."""
-    return BatchedRelaxer(ChgnetPotential(model, device), batch_size)
+    return BatchedRelaxer(ChgnetPotential(model, device), batch_size=4)

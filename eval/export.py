@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,16 +65,20 @@ def export_records(records: Iterable[Record], target: str, path: Path) -> int:
 
 
 def write_best(record: Record, folder: Path) -> None:
-    """One structure as `FORMULA_GENERATOR.cif` and `.extxyz`."""
+    """One structure as `CELLFORMULA_GENERATOR.cif` and `.extxyz`.
+
+    A cell's formula has all its numbers (`C1O1`, `Co2`), so that names differ by more than case.
+    """
     folder.mkdir(exist_ok=True)
-    stem = folder / file_name(f"{record.reduced_formula}_{record.generator}")
+    stem = folder / file_name(f"{record.cell_formula.replace(' ', '')}_{record.generator}")
     _write_cif(record, stem.with_name(stem.name + ".cif"))
     _write_extxyz([record], stem.with_name(stem.name + ".extxyz"))
 
 
 def file_name(text: str) -> str:
-    """A text with everything that a file name should not hold replaced."""
-    return re.sub(r"[^\w.+=-]", "_", text)
+    """A text as a file name: odd characters replaced, cut to a length that every system takes."""
+    name = re.sub(r"[^\w.+=-]", "_", text)
+    return name if len(name) <= 120 else f"{name[:110]}-{zlib.crc32(text.encode()):08x}"
 
 
 def to_res(record: Record) -> str:
@@ -84,7 +89,9 @@ def to_res(record: Record) -> str:
     """
     structure = _final(record)
     lattice, symbols = structure.lattice, sorted({site.specie.symbol for site in structure})
-    energy = record.energy if record.energy is not None else 0.0
+    energy = record.energy
+    if energy is None:
+        raise ValueError(f"{record.key} has no energy")
     lines = [
         f"TITL {file_name(record.key)} 0.00 {lattice.volume:.6f} {energy:.8f} 0.00 0.00 {len(structure)} "
         f"({space_group_symbol(structure)}) n - 1",
@@ -148,7 +155,7 @@ def _atoms(record: Record) -> Atoms:
 def _write_cif(record: Record, path: Path) -> None:
     from pymatgen.io.cif import CifWriter
 
-    path.write_text(str(CifWriter(_final(record), significant_figures=8)))
+    path.write_text(str(CifWriter(_final(record), significant_figures=8)), encoding="utf-8")
 
 
 def _write_extxyz(records: Sequence[Record], path: Path) -> None:
@@ -169,9 +176,10 @@ def _write_cifs(records: Sequence[Record], path: Path) -> None:
 
 
 def _write_res(records: Sequence[Record], path: Path) -> None:
+    """Only what converged: whoever ranks these files ranks by the energy that they state."""
     path.mkdir()
-    for record in records:
-        (path / f"{file_name(record.key)}.res").write_text(to_res(record))
+    for record in filter(lambda record: record.converged, records):
+        (path / f"{file_name(record.key)}.res").write_text(to_res(record), encoding="utf-8")
 
 
 def _write_parquet(records: Sequence[Record], path: Path) -> None:

@@ -68,9 +68,13 @@ def _read_file(file: Path, element_sets: Collection[ElementSet] | None) -> Itera
             for index, atoms in enumerate(iread(file, index=":", format="extxyz")):
                 yield f"{file.stem}-{index}", structure_from_atoms(atoms)
         case ".cif":
-            yield file.stem, Structure.from_file(file)
+            from pymatgen.io.cif import CifParser
+
+            structures = CifParser(file).parse_structures(primitive=False)
+            for index, structure in enumerate(structures):
+                yield file.stem if len(structures) == 1 else f"{file.stem}-{index}", structure
         case _:
-            yield file.name, Structure.from_str(file.read_text(), fmt="poscar")
+            yield file.name, Structure.from_str(file.read_text(encoding="utf-8"), fmt="poscar")
 
 
 def structure_from_atoms(atoms: Atoms) -> Structure:
@@ -94,7 +98,7 @@ def _read_parquet(file: Path, element_sets: Collection[ElementSet] | None) -> It
         for row in batch.to_pylist():
             position += 1
             if wanted is None or frozenset(row["numbers"]) in wanted:
-                yield row.get("material_id") or f"{file.stem}-{position}", _structure_from_row(row)
+                yield str(row.get("material_id") or f"{file.stem}-{position}"), _structure_from_row(row)
 
 
 def _structure_from_row(row: dict[str, Any]) -> Structure:

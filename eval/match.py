@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 from unimat_search.eval.files import ElementSet, read_structures
+from unimat_search.eval.sanity import structure_problem
 from unimat_search.records import MatchSettings
+
+log = logging.getLogger(__name__)
 
 Known = Mapping[str, Sequence[tuple[str, Structure]]]
 """Named structures by reduced formula, as pymatgen writes it."""
@@ -40,6 +44,9 @@ def read_known(path: Path, element_sets: Collection[ElementSet]) -> Known:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, structure in read_structures(path, element_sets=element_sets):
+            if problem := structure_problem(structure):
+                log.warning("known structure %s in %s is left out: %s", name, path, problem.detail)
+                continue
             known.setdefault(structure.composition.reduced_formula, []).append((name, structure))
     return known
 

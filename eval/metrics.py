@@ -98,7 +98,6 @@ def summarise_matches(records: Sequence[Record]) -> dict[str, Any]:
     return {
         "found": bool(hits),
         "n_matched": len(hits),
-        "match_rate": rate(len(hits), len(records)),
         "first_match": hits[0][0] if hits else None,
         "rms_dist": min((distance for _, distance in hits), default=None),
     }

@@ -21,9 +21,11 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import joblib
 from joblib.externals.loky import get_reusable_executor
 
 from unimat_search.eval.relax import BatchedRelaxer, one_line
+from unimat_search.eval.sanity import judge
 from unimat_search.protocol import Relaxer
 from unimat_search.records import Relaxation, RelaxSettings
 from unimat_search.registry import PluginError, Spec, load
@@ -174,8 +176,8 @@ def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, a container's quota heeded."""
+    return int(joblib.cpu_count())
 
 
 @lru_cache(maxsize=1)
@@ -193,7 +195,8 @@ def _relax_chunk(spec: Spec, structures: list[Structure], settings: RelaxSetting
         results = dict.fromkeys(range(len(structures)), Relaxation(-1, detail="the relaxer gave no result for it"))
         try:
             for result in relaxer.relax(structures, settings):
-                results[result.index] = result
+                if result.index in results:
+                    results[result.index] = judge(structures[result.index], result)
         except Exception as error:  # a relaxer may raise anything
             failed = Relaxation(-1, detail=one_line(error))
             results = {i: failed if result.index < 0 else result for i, result in results.items()}

@@ -7,6 +7,7 @@ molecules, kept in the user's cache folder (`UNIMAT_SEARCH_CACHE`).
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -21,6 +22,8 @@ from unimat_search.eval.files import read_structures
 from unimat_search.eval.parallel import chunked, relax_chunks
 from unimat_search.records import Outcome, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
+
+log = logging.getLogger(__name__)
 
 MOLECULES = {"H": 0.74, "N": 1.10, "O": 1.21, "F": 1.41, "Cl": 1.99, "Br": 2.28, "I": 2.67}
 """Bond lengths of the diatomic elements, angstrom (CRC Handbook)."""
@@ -77,7 +80,8 @@ class References:
 
     def merged(self, other: References) -> References:
         """Both sets of elements; the other's where both have one."""
-        return References(self.potential, other.origin or self.origin, {**self.elements, **other.elements})
+        origins = [origin for origin in (self.origin, other.origin) if origin]
+        return References(self.potential, "; ".join(dict.fromkeys(origins)), {**self.elements, **other.elements})
 
     def to_json(self) -> str:
         """The file format: one JSON object."""
@@ -93,11 +97,21 @@ class References:
 
 
 def load_references(potential: str) -> References:
-    """The references of a potential: the user's own if there are, else the shipped, else none."""
-    for source in (cache_file(potential), resources.files(__package__) / "references" / _file_name(potential)):
+    """The references of a potential: the shipped ones, and the user's own over them.
+
+    Raises:
+        ValueError: If the user's file is damaged; it names the file.
+    """
+    shipped = resources.files(__package__) / "references" / _file_name(potential)
+    known = References(potential)
+    for source in (shipped, cache_file(potential)):
         if source.is_file():
-            return References.from_json(source.read_text())
-    return References(potential)
+            try:
+                found = References.from_json(source.read_text(encoding="utf-8"))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{source} is damaged; delete it: it is made again ({error})") from error
+            known = known.merged(found) if found.potential == potential else known
+    return known
 
 
 def cache_file(potential: str) -> Path:
@@ -112,21 +126,24 @@ def save_references(references: References, file: Path) -> None:
     """Write a reference file, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_text(references.to_json() + "\n")
+    partial.write_text(references.to_json() + "\n", encoding="utf-8")
     partial.replace(file)
 
 
-def references_for(
-    spec: Spec, potential: str, elements: Collection[str], settings: RelaxSettings, *, workers: int
-) -> References:
-    """The references of a potential, with what is missing for `elements` computed and kept."""
+def references_for(spec: Spec, potential: str, elements: Collection[str], *, workers: int) -> References:
+    """The references of a potential, with what is missing for `elements` computed and kept.
+
+    They are relaxed under the default limits whatever those of a run are: they outlive it.
+    """
     known = load_references(potential)
     lacking = {el: prototype_structures(el) for el in sorted(elements) if el not in known.elements}
     if not lacking or potential_ships(potential):
         return known
-    built = build_references(spec, potential, lacking, PROTOTYPES, settings, workers=workers)
-    references = known.merged(built)
-    save_references(references, cache_file(potential))
+    references = known.merged(build_references(spec, potential, lacking, PROTOTYPES, workers=workers))
+    try:
+        save_references(references, cache_file(potential))
+    except OSError as error:
+        log.warning("elemental references can't be kept: %s", error)
     return references
 
 
@@ -140,7 +157,6 @@ def build_references(
     potential: str,
     candidates: Mapping[str, Sequence[tuple[str, Structure]]],
     origin: str,
-    settings: RelaxSettings,
     *,
     workers: int,
     on_progress: Callable[[int], None] = lambda _: None,
@@ -152,7 +168,6 @@ def build_references(
         potential: Its name.
         candidates: Named structures by element symbol.
         origin: Where they come from, in words.
-        settings: When a relaxation ends.
         workers: Processes.
         on_progress: Called with the number of structures finished so far.
     """
@@ -160,7 +175,7 @@ def build_references(
     named = [(symbol, name, s) for symbol, group in candidates.items() for name, s in group]
     named.sort(key=lambda item: len(item[2]))
     chunks = (([item[:2] for item in chunk], [item[2] for item in chunk]) for chunk in chunked(named, 4))
-    for tags, results in relax_chunks(spec, chunks, settings, workers=workers):
+    for tags, results in relax_chunks(spec, chunks, RelaxSettings(), workers=workers):
         for (symbol, name), result in zip(tags, results, strict=True):
             found[symbol].append((name, result))
         on_progress(sum(map(len, found.values())))

@@ -12,7 +12,7 @@ from pymatgen.core import Structure
 
 from unimat_search.eval.descent import CellDescent
 from unimat_search.eval.potential import Evaluation, Potential
-from unimat_search.eval.sanity import FINAL, IN_FLIGHT, Problem, geometry_problem, structure_problem
+from unimat_search.eval.sanity import IN_FLIGHT, Problem, geometry_problem
 from unimat_search.records import Outcome, Relaxation, RelaxSettings
 
 
@@ -126,9 +126,8 @@ class _Flight:
     def _end(self, problem: Problem | None) -> None:
         lattice, positions = self.descent.lattice, self.descent.positions
         structure = None
-        if np.isfinite(lattice).all() and np.isfinite(positions).all():
+        if np.isfinite(positions).all() and np.isfinite(lattice).all() and abs(np.linalg.det(lattice)) > 1e-6:
             structure = Structure(lattice, self.species, positions, coords_are_cartesian=True, to_unit_cell=True)
-            problem = problem or structure_problem(structure, FINAL)
         outcome, detail = problem or (Outcome.CONVERGED, "")
         self.result = Relaxation(
             self.index, structure, self.energy, self.n_steps, self.max_force, outcome, detail, self.seconds

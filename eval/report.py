@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -19,13 +20,18 @@ MAX_BY_UNITS = 4
 
 
 def to_csv(summary: Mapping[str, Any]) -> str:
-    """One row for each composition, generator and number of formula units ("all" for their sum)."""
+    """One row for each composition, generator and number of formula units ("all" for their sum).
+
+    The last rows, with the formula "all", are those over all compositions.
+    """
     rows = []
     for entry in summary["compositions"]:
         for generator, values in entry["generators"].items():
             for units, part in [("all", values), *values["by_formula_units"].items()]:
                 flat = {k: v for k, v in _flat(part).items() if k != "by_formula_units"}
                 rows.append({"formula": entry["formula"], "generator": generator, "formula_units": units} | flat)
+    for generator, values in summary["overall"].items():
+        rows.append({"formula": "all", "generator": generator, "formula_units": "all"} | _flat(values))
     return _csv(rows)
 
 
@@ -39,24 +45,23 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     return "\n".join([*parts, footnotes(summary)])
 
 
-def to_table(summary: Mapping[str, Any], *, width: int | None = None) -> str:
-    """The report for a terminal.
+def to_table(summary: Mapping[str, Any], *, ascii_only: bool = False) -> str:
+    """The report for a terminal, as wide as its tables are.
 
     Args:
         summary: What `unimat_search.compare.summarise` returns.
-        width: Columns of the terminal; None for as wide as the tables are.
+        ascii_only: For an output that takes no other characters.
     """
-    console = Console(file=io.StringIO(), width=width or 200, highlight=False, markup=False)
+    console = Console(file=io.StringIO(), width=10_000, highlight=False, markup=False)
     for title, rows in sections(summary):
-        table = Table(title=title, title_justify="left", title_style="bold")
+        table = Table(title=title, title_justify="left", box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD)
         for column in rows[0]:
             table.add_column(column, justify="left" if column in ("composition", "generator") else "right")
         for row in rows:
             table.add_row(*map(str, row.values()))
         console.print(table)
-    console.print(footnotes(summary))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines())
+    return "\n".join([*(line.rstrip() for line in text.splitlines()), footnotes(summary)])
 
 
 def sections(summary: Mapping[str, Any]) -> Iterator[Section]:
@@ -94,7 +99,8 @@ def footnotes(summary: Mapping[str, Any]) -> str:
         f"at most {relax['max_steps']} steps. Brackets: 95 % intervals (Wilson).",
         "E_f: formation energy, eV/atom; elements: " + (summary["elemental_references"] or "none") + ".",
         f"delta E_f: lowest energy against {summary['reference_generator']}'s, eV/atom; "
-        "reduced: share of compositions where it is negative; tied: within 5 meV/atom.",
+        "reduced: share of the pairs (compositions where both converged) where it is negative; "
+        "tied: within 5 meV/atom.",
     ]
     if summary["matcher"]:
         tolerances = ", ".join(f"{name} {value}" for name, value in summary["matcher"].items())
@@ -126,12 +132,14 @@ def _row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
         "steps": _number(values["median_n_steps"], 0),
         **_seconds(values),
     }
-    if summary["matcher"]:
+    if summary["matcher"] and "found" in values:
         row |= {
             "found": f"{values['n_matched']} of {values['n_generated']}",
             "first": values["first_match"] or "-",
             "rms_dist": _number(values["rms_dist"]),
         }
+    elif summary["matcher"]:
+        row |= {"found": "unknown", "first": "-", "rms_dist": "-"}
     return row
 
 
@@ -151,6 +159,7 @@ def _overall_row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
         "compositions converged": _rate(
             values["composition_convergence_rate"], values["composition_convergence_rate_interval"]
         ),
+        "pairs": values["n_pairs"],
         "delta E_f mean": _number(values["delta_e_f"]),
         "median": _number(values["median_delta_e_f"]),
         "reduced": _rate(values["reduction_rate"], values["reduction_rate_interval"]),

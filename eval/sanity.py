@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
-from unimat_search.records import Outcome
+from unimat_search.records import Outcome, Relaxation
 
 FloatArray = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ class Limits:
         volume_per_atom: Smallest and largest.
         min_angle: Of the LLL-reduced cell; 180 degrees minus it is the largest.
         max_aspect: Longest by shortest edge of the LLL-reduced cell.
-        min_height: Smallest distance between opposite faces of the cell.
+        min_height: Smallest distance between opposite faces of the LLL-reduced cell.
     """
 
     min_distance: float = 0.5
@@ -63,6 +63,43 @@ def structure_problem(structure: Structure, limits: Limits = FINAL) -> Problem |
     return geometry_problem(structure.lattice.matrix, structure.cart_coords, numbers, limits)
 
 
+def judge(initial: Structure, result: Relaxation) -> Relaxation:
+    """A relaxer's result as the harness takes it: plain types, and converged only if it is sane.
+
+    Args:
+        initial: What was relaxed.
+        result: What the relaxer, anybody's, says of it.
+
+    Returns:
+        The result, or one with the reason why it does not count.
+    """
+    try:
+        result = Relaxation(
+            int(result.index),
+            result.structure,
+            None if result.energy is None else float(result.energy),
+            int(result.n_steps),
+            None if result.max_force is None else float(result.max_force),
+            Outcome(result.outcome),
+            str(result.detail),
+            float(result.seconds),
+        )
+        problem = _result_problem(initial, result) if result.outcome is Outcome.CONVERGED else None
+    except (TypeError, ValueError, AttributeError) as error:
+        return Relaxation(result.index, detail=f"the relaxer's result is no Relaxation: {error}"[:300])
+    return replace(result, outcome=problem.outcome, detail=problem.detail) if problem else result
+
+
+def _result_problem(initial: Structure, result: Relaxation) -> Problem | None:
+    final = result.structure
+    if final is None or final.composition != initial.composition:
+        found = "no structure" if final is None else final.composition.formula
+        return Problem(Outcome.RELAXER_FAILED, f"the relaxer gave {found} for {initial.composition.formula}")
+    if result.energy is None or not np.isfinite(result.energy):
+        return Problem(Outcome.NAN, "the energy is not a finite number")
+    return structure_problem(final)
+
+
 def geometry_problem(
     lattice: FloatArray, positions: FloatArray, numbers: NDArray[np.int_], limits: Limits
 ) -> Problem | None:
@@ -76,23 +113,30 @@ def geometry_problem(
     """
     if not (np.isfinite(lattice).all() and np.isfinite(positions).all()):
         return Problem(Outcome.NAN, "a coordinate or cell vector is not a finite number")
+    problem = _volume_problem(lattice, len(numbers), limits)
+    if problem:
+        return problem
+    reduced = Lattice(lattice).get_lll_reduced_lattice()
     return (
-        _volume_problem(lattice, len(numbers), limits)
-        or _neighbour_problem(lattice, positions, numbers, limits)
-        or _shape_problem(lattice, limits)
+        _flat_problem(reduced, limits)
+        or _neighbour_problem(reduced.matrix, positions, numbers, limits)
+        or _shape_problem(reduced, limits)
     )
 
 
 def _volume_problem(lattice: FloatArray, num_sites: int, limits: Limits) -> Problem | None:
-    """A cell too small, too flat or too large, checked first: a neighbour search in it might not end."""
-    volume = abs(float(np.linalg.det(lattice)))
+    volume_per_atom = abs(float(np.linalg.det(lattice))) / num_sites
     smallest, largest = limits.volume_per_atom
-    if volume / num_sites < smallest:
-        return Problem(Outcome.COLLAPSED, f"{volume / num_sites:.3g} cubic angstrom an atom, less than {smallest}")
-    if volume / num_sites > largest:
-        return Problem(Outcome.EXPLODED, f"{volume / num_sites:.4g} cubic angstrom an atom, more than {largest}")
-    faces = np.linalg.norm(np.cross(np.roll(lattice, -1, 0), np.roll(lattice, -2, 0)), axis=1)
-    height = float(volume / faces.max())
+    if volume_per_atom < smallest:
+        return Problem(Outcome.COLLAPSED, f"{volume_per_atom:.3g} cubic angstrom an atom, less than {smallest}")
+    if volume_per_atom > largest:
+        return Problem(Outcome.EXPLODED, f"{volume_per_atom:.4g} cubic angstrom an atom, more than {largest}")
+    return None
+
+
+def _flat_problem(reduced: Lattice, limits: Limits) -> Problem | None:
+    """A cell too flat, looked for before neighbours: a search for these in it would not end."""
+    height = float(min(reduced.d_hkl(face) for face in np.eye(3, dtype=int).tolist()))
     if height < limits.min_height:
         return Problem(Outcome.COLLAPSED, f"a cell {height:.3g} angstrom flat, less than {limits.min_height}")
     return None
@@ -117,8 +161,7 @@ def _neighbour_problem(
     return None
 
 
-def _shape_problem(lattice: FloatArray, limits: Limits) -> Problem | None:
-    reduced = Lattice(lattice).get_lll_reduced_lattice()
+def _shape_problem(reduced: Lattice, limits: Limits) -> Problem | None:
     if min(*reduced.angles, *(180 - a for a in reduced.angles)) < limits.min_angle:
         return Problem(Outcome.COLLAPSED, f"cell angles {_round(reduced.angles)} are degenerate")
     if max(reduced.lengths) / min(reduced.lengths) > limits.max_aspect:

@@ -12,7 +12,7 @@ from pymatgen.core import Composition, Lattice, Structure
 
 from unimat_search.eval.potential import emt_relaxer
 from unimat_search.eval.relax import BatchedRelaxer
-from unimat_search.records import FailedAttempt, Relaxation, RelaxSettings
+from unimat_search.records import FailedAttempt, Outcome, Relaxation, RelaxSettings
 
 
 class Uniform:
@@ -59,9 +59,10 @@ class Junk:
         disordered[0] = {"Al": 0.5, "Cu": 0.5}
         yield disordered
         dummy = good.copy()
-        dummy[0] = "X"
+        dummy.append("X", [0.3, 0.3, 0.3])
         yield dummy
-        yield FailedAttempt("no luck")
+        yield Structure(np.diag([1.0, 1.0, 0.0]), good.species, good.frac_coords)
+        yield FailedAttempt(ValueError("no\nluck"))  # type: ignore[arg-type]
         yield good.copy().add_oxidation_state_by_guess()
 
 
@@ -113,6 +114,44 @@ def once(flag: str) -> Once:
     relaxer = Once(emt_relaxer().potential)
     relaxer.flag = Path(flag)
     return relaxer
+
+
+class Lying(BatchedRelaxer):
+    """Says that it converged to something absurd."""
+
+    kind: str
+
+    def relax(self, structures: Iterable[Structure], settings: RelaxSettings) -> Iterator[Relaxation]:
+        for index, structure in enumerate(structures):
+            final: Structure | None = structure
+            energy = -1.0
+            outcome = Outcome.CONVERGED
+            match self.kind:
+                case "wrong composition":
+                    final = Structure(Lattice.cubic(3), ["Cu"], [[0.0, 0, 0]])
+                case "tiny cell":
+                    final = Structure(Lattice.cubic(0.1), structure.species, structure.frac_coords)
+                case "no structure":
+                    final = None
+                case "infinite energy":
+                    energy = np.inf
+                case "text outcome":
+                    outcome = "converged"  # type: ignore[assignment]
+            steps, force = np.int64(3), np.float32(0.01)
+            yield Relaxation(index, final, np.float32(energy), steps, force, outcome)  # type: ignore[arg-type]
+
+
+def lying(kind: str) -> Lying:
+    relaxer = Lying(emt_relaxer().potential)
+    relaxer.kind = kind
+    return relaxer
+
+
+class Noisy(Uniform):
+    """Prints when it is made."""
+
+    def __init__(self) -> None:
+        print("LOADING WEIGHTS")
 
 
 class Lossy(BatchedRelaxer):

@@ -36,19 +36,17 @@ class BadInput(click.ClickException):
 
 
 @contextlib.contextmanager
-def clear_errors() -> Iterator[None]:
+def clear_errors(after_interruption: str = "nothing was written") -> Iterator[None]:
     """Turn what users get wrong into one line and exit code 2, an interruption into 130."""
-    from unimat_search.compare import RunError
-    from unimat_search.registry import PluginError
-    from unimat_search.store import StoreError
+    from unimat_search.records import UserError
 
     try:
         yield
-    except (ValueError, RunError, PluginError, StoreError, OSError) as error:
+    except (UserError, ValueError, OSError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise BadInput(lines[0]) from error
     except KeyboardInterrupt:
-        click.echo("interrupted; finished candidates are kept: go on with --resume", err=True)
+        click.echo(f"interrupted; {after_interruption}", err=True)
         sys.exit(130)
 
 
@@ -98,7 +96,7 @@ def main() -> None:
 )
 def compare(fmt: str, out: Path | None, resume: bool, overwrite: bool, workers: int | None, **options: Any) -> None:  # noqa: ANN401
     """Generate, relax, score and compare candidates for one composition or many."""
-    with clear_errors():
+    with clear_errors("finished candidates are kept: go on with --resume"):
         from unimat_search.compare import run_comparison
         from unimat_search.formula import read_formulas
 
@@ -106,11 +104,10 @@ def compare(fmt: str, out: Path | None, resume: bool, overwrite: bool, workers: 
             raise BadInput("--resume and --overwrite exclude each other")
         if options["formula_file"]:
             options["formulas"] += tuple(read_formulas(options["formula_file"]))
-        stored = None
-        if resume and out:
-            stored = _stored_settings(out)
-        settings = _settings(options, stored)
-        out = out or Path("runs") / run_name(settings.formulas)
+        if not (options["formulas"] or (resume and out)):
+            raise BadInput("no formula is given; use --formula NaCl, or --formulas FILE")
+        out = out or Path("runs") / run_name(options["formulas"])
+        settings = _settings(options, _stored_settings(out) if resume else None)
         with progress("candidates") as on_progress:
             summary = run_comparison(
                 settings, out, resume=resume, overwrite=overwrite, workers=workers, on_progress=on_progress
@@ -135,7 +132,7 @@ def export(run: Path, target: str, out: Path | None, converged: bool) -> None:
             raise RunError(f"{run} holds no results; give the folder of a run")
         suffix = {"ase-db": ".db", "cif": "-cif", "res": "-res"}.get(target, f".{target}")
         out = out or run / f"export{suffix}"
-        with Store(run / RESULTS) as store:
+        with Store(run / RESULTS, read_only=True) as store:
             rows = [r for r in store.records(structures=True) if r.converged or not converged]
         click.echo(f"{export_records(rows, target, out)} structures in {out}")
 
@@ -162,7 +159,6 @@ def build_references(
     with clear_errors():
         from unimat_search.eval import references as refs
         from unimat_search.eval.parallel import load_relaxer, usable_cores
-        from unimat_search.records import RelaxSettings
         from unimat_search.registry import Spec
 
         spec = Spec.parse(relaxer)
@@ -175,12 +171,11 @@ def build_references(
                 potential,
                 candidates,
                 origin,
-                RelaxSettings(),
                 workers=workers or usable_cores(),
                 on_progress=lambda done: on_progress(done, total),
             )
         file = out or refs.cache_file(potential)
-        refs.save_references(built, file)
+        refs.save_references(built if out else refs.load_references(potential).merged(built), file)
         click.echo(f"{len(built.elements)} of {len(candidates)} elements in {file}")
 
 
@@ -190,7 +185,8 @@ def doctor(data_dir: Path | None) -> None:
     """Say what is installed, what works, and how to get what is missing."""
     from unimat_search.doctor import examine
 
-    findings = examine(data_dir)
+    with clear_errors():
+        findings = examine(data_dir)
     for finding in findings:
         click.echo(f"{finding.state:8} {finding.subject:28} {finding.text}")
     sys.exit(any(finding.state == "broken" for finding in findings))
@@ -214,7 +210,8 @@ def render(summary: dict[str, Any], fmt: str) -> str:
         case "markdown":
             return report.to_markdown(summary)
         case _:
-            return report.to_table(summary)
+            encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+            return report.to_table(summary, ascii_only=not encoding.lower().startswith("utf"))
 
 
 @contextlib.contextmanager
@@ -236,7 +233,7 @@ def _stored_settings(out: Path) -> CompareSettings:
 
     if not (out / SETTINGS).is_file():
         raise RunError(f"{out} holds no run to resume")
-    return CompareSettings.from_toml((out / SETTINGS).read_text())
+    return CompareSettings.from_toml((out / SETTINGS).read_text(encoding="utf-8"))
 
 
 def _settings(options: dict[str, Any], stored: CompareSettings | None) -> CompareSettings:
@@ -244,8 +241,6 @@ def _settings(options: dict[str, Any], stored: CompareSettings | None) -> Compar
     from unimat_search.compare import CompareSettings
     from unimat_search.records import MatchSettings
 
-    if not stored and not options["formulas"]:
-        raise BadInput("no formula is given; use --formula NaCl, or --formulas FILE")
     base = stored or CompareSettings(formulas=options["formulas"])
     relax = {name: options[name] for name in ("fmax", "max_steps", "time_limit") if options[name] is not None}
     given = {

@@ -9,7 +9,6 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,22 +33,27 @@ from unimat_search.records import (
     Relaxation,
     RelaxSettings,
     Task,
+    UserError,
 )
 from unimat_search.registry import PluginError, Spec, UnknownPluginError, load
 from unimat_search.store import Store
+from unimat_search.versions import versions
 
 log = logging.getLogger(__name__)
 
-RESULTS, SETTINGS, SUMMARY = "results.sqlite", "run.toml", "summary.json"
+RESULTS, SETTINGS, SUMMARY, TABLE, BEST = "results.sqlite", "run.toml", "summary.json", "summary.csv", "best"
 
 CHUNK = 4
 """Candidates relaxed together. A chunk is the same whatever the number of workers and however often a run
 was resumed, which is why results do not depend on either."""
 
-PACKAGES = ("unimat-search", "torch", "chgnet", "pymatgen", "ase", "numpy", "scipy", "spglib", "pyxtal")
+MANY = 2**63 - 1
+"""The largest number that the store holds."""
+
+MOST_ATOMS = 1000
 
 
-class RunError(Exception):
+class RunError(UserError):
     """A run that can't be started or resumed; the message is one line."""
 
 
@@ -89,15 +93,17 @@ class CompareSettings:
             raise ValueError("no formula is given")
         if not self.generators:
             raise ValueError("no generator is given")
-        if self.n < 1:
-            raise ValueError(f"n must be 1 or more, got {self.n}")
-        if self.max_atoms < 1:
-            raise ValueError(f"max_atoms must be 1 or more, got {self.max_atoms}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}")
-        for spec in {*self.generators}:
-            if self.generators.count(spec) > 1:
-                raise ValueError(f"generator {spec!r} is given twice")
+        for text in (*self.formulas, *self.generators, self.formula_units, self.relaxer, self.reference):
+            if not isinstance(text, str):
+                raise ValueError(f"{text!r} must be text")
+        for name, largest in (("n", MANY), ("max_atoms", MOST_ATOMS), ("seed", MANY)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not (name != "seed") <= value <= largest:
+                raise ValueError(f"{name} must be a whole number from {int(name != 'seed')} to {largest}, got {value}")
+        specs = [Spec.parse(text) for text in self.generators]
+        for i, spec in enumerate(specs):
+            if any((spec.name, spec.options) == (other.name, other.options) for other in specs[:i]):
+                raise ValueError(f"generator {spec.label!r} is given twice")
 
     def to_toml(self) -> str:
         """The file `run.toml`: the settings, and the versions that they were used with."""
@@ -116,7 +122,7 @@ class CompareSettings:
                 data[name] = tuple(data[name])
             data |= {"relax": RelaxSettings(**data["relax"]), "matcher": MatchSettings(**data["matcher"])}
             return cls(**data)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{SETTINGS} is damaged: {one_line(error)}") from error
 
 
@@ -176,13 +182,15 @@ def run_comparison(
     potential = load_relaxer(relaxer).name
     workers = workers or usable_cores()
     _prepare_folder(out, settings, resume=resume, overwrite=overwrite)
-    references = references_for(relaxer, potential, elements, settings.relax, workers=workers)
+    references = references_for(relaxer, potential, elements, workers=workers)
     for symbol in references.missing(Composition(dict.fromkeys(elements, 1))):
         log.warning("no %s reference for %s: formation energies with it stay empty", potential, symbol)
     tasks = [t for s in searches for spec in settings.generators for t in s.tasks(spec, settings.seed)]
     with Store(out / RESULTS) as store:
         _run(tasks, generators, store, relaxer, settings, references, known, workers, on_progress)
-        summary = summarise(list(store.records()), settings, potential, references)
+        planned = {task.key(index) for task in tasks for index in range(task.n)}
+        records = [record for record in store.records() if record.key in planned]
+        summary = summarise(records, settings, potential, references, known)
         _write_summary(summary, out)
         _write_best(summary, store, out)
     return summary
@@ -217,7 +225,8 @@ def load_generators(specs: Sequence[str]) -> dict[str, StructureGenerator | str]
     loaded: dict[str, StructureGenerator | str] = {}
     for text in specs:
         try:
-            built = load("generators", Spec.parse(text))
+            with quiet():
+                built = load("generators", Spec.parse(text))
             if not isinstance(built, StructureGenerator):
                 raise PluginError(f"{text} has no method generate(composition, n, *, seed)")
             loaded[text] = built
@@ -236,9 +245,13 @@ def _read_known(settings: CompareSettings, searches: Sequence[Search]) -> Known 
         return None
     known = read_known(Path(settings.reference), {frozenset(s.formula.amounts) for s in searches})
     for search in searches:
-        if search.formula.cell(1).reduced_formula not in known:
+        if not _is_known(search, known):
             log.warning("%s holds no structure of %s", settings.reference, search.formula.reduced_formula)
     return known
+
+
+def _is_known(search: Search, known: Known | None) -> bool:
+    return known is not None and search.formula.cell(1).reduced_formula in known
 
 
 def _prepare_folder(out: Path, settings: CompareSettings, *, resume: bool, overwrite: bool) -> None:
@@ -247,18 +260,22 @@ def _prepare_folder(out: Path, settings: CompareSettings, *, resume: bool, overw
     if resume:
         if not is_run:
             raise RunError(f"{out} holds no run to resume")
-        _check_same(settings, CompareSettings.from_toml((out / SETTINGS).read_text()))
+        text = (out / SETTINGS).read_text(encoding="utf-8")
+        _check_same(settings, CompareSettings.from_toml(text))
+        _warn_of_versions(tomllib.loads(text).get("versions", {}))
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not overwrite:
             raise RunError(f"{out} exists; use --resume to go on with it, --overwrite to replace it, or another --out")
         if not is_run:
             raise RunError(f"{out} is not the folder of a run: it is not overwritten")
-        shutil.rmtree(out)
     try:
+        for name in (RESULTS, f"{RESULTS}-wal", f"{RESULTS}-shm", SUMMARY, TABLE, SETTINGS):
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / BEST, ignore_errors=True)
         out.mkdir(parents=True, exist_ok=True)
         partial = out / f"{SETTINGS}.partial"
-        partial.write_text(settings.to_toml())
+        partial.write_text(settings.to_toml(), encoding="utf-8")
         partial.replace(out / SETTINGS)
     except OSError as error:
         raise RunError(f"{out} can't be written: {error}") from error
@@ -269,6 +286,12 @@ def _check_same(settings: CompareSettings, stored: CompareSettings) -> None:
     for name in ours:
         if ours[name] != theirs[name]:
             raise RunError(f"the run to resume has {name} = {theirs[name]}, not {ours[name]}; leave the option out")
+
+
+def _warn_of_versions(stored: dict[str, str]) -> None:
+    for package, now in versions().items():
+        if stored.get(package) != now:
+            log.warning("the run was started with %s %s, this is %s", package, stored.get(package), now)
 
 
 def _run(
@@ -294,7 +317,7 @@ def _run(
     def chunks() -> Iterator[tuple[list[Record], list[Structure]]]:
         for task in tasks:
             records = store.task_records(task)
-            if not records:
+            if all(record.outcome is Outcome.GENERATOR_FAILED for record in records):  # or none is there
                 records = generate(task, generators[task.generator])
                 store.write(records)
             waiting = [record for record in records if record.outcome is None]
@@ -322,6 +345,7 @@ def generate(task: Task, generator: StructureGenerator | str) -> list[Record]:
     else:
         attempts, end = _attempts(generator, task), f"the generator gave fewer than {task.n} structures"
     records: list[Record] = []
+    lost = 0.0
     while len(records) < task.n:
         start = time.perf_counter()
         try:
@@ -331,11 +355,14 @@ def generate(task: Task, generator: StructureGenerator | str) -> list[Record]:
             break
         except (Exception, SystemExit) as error:  # a generator may raise anything
             end = f"the generator raised {one_line(error)}"
+            lost = time.perf_counter() - start
             log.warning("%s, %s: %s", task.generator, task.cell_formula, end)
             break
         records.append(_accept(task, len(records), attempt, time.perf_counter() - start))
-    missing = range(len(records), task.n)
-    return records + [_accept(task, index, FailedAttempt(end), 0.0) for index in missing]
+    first = len(records)
+    return records + [
+        _accept(task, index, FailedAttempt(end), lost if index == first else 0.0) for index in range(first, task.n)
+    ]
 
 
 def _attempts(generator: StructureGenerator, task: Task) -> Iterator[object]:
@@ -355,7 +382,7 @@ def _accept(task: Task, index: int, attempt: object, seconds: float) -> Record:
         generate_seconds=seconds,
     )
     if isinstance(attempt, FailedAttempt):
-        return replace(record, outcome=Outcome.GENERATOR_FAILED, detail=attempt.reason)
+        return replace(record, outcome=Outcome.GENERATOR_FAILED, detail=" ".join(str(attempt.reason).split())[:300])
     try:
         structure = _plain(attempt, task.composition)
     except ValueError as error:
@@ -374,11 +401,14 @@ def _plain(attempt: object, composition: Composition) -> Structure:
     if not attempt.is_ordered:
         raise ValueError("the generator gave a disordered structure")
     symbols = [getattr(site.specie, "symbol", str(site.specie)) for site in attempt]
-    if Composition.from_dict({s: symbols.count(s) for s in symbols if Element.is_valid_symbol(s)}) != composition:
+    plain = all(Element.is_valid_symbol(symbol) for symbol in symbols)
+    if not plain or Composition({symbol: symbols.count(symbol) for symbol in symbols}) != composition:
         raise ValueError(f"asked for {composition.formula}, the generator gave {attempt.composition.formula}")
     if not (np.isfinite(attempt.frac_coords).all() and np.isfinite(attempt.lattice.matrix).all()):
         raise ValueError("the generator gave a coordinate or cell vector that is not a finite number")
-    handedness = np.sign(np.linalg.det(attempt.lattice.matrix)) or 1.0
+    handedness = np.sign(np.linalg.det(attempt.lattice.matrix))
+    if handedness == 0:
+        raise ValueError("the generator gave a cell without volume")
     return Structure(handedness * attempt.lattice.matrix, symbols, handedness * attempt.frac_coords, to_unit_cell=True)
 
 
@@ -417,7 +447,11 @@ def score(
 
 
 def summarise(
-    records: Sequence[Record], settings: CompareSettings, potential: str, references: References
+    records: Sequence[Record],
+    settings: CompareSettings,
+    potential: str,
+    references: References,
+    known: Known | None,
 ) -> dict[str, Any]:
     """The run in numbers, under the vocabulary's names; energies in eV/atom, times in seconds.
 
@@ -426,8 +460,8 @@ def summarise(
         settings: The run's settings.
         potential: Name of the relaxer.
         references: What formation energies were counted from.
+        known: The known structures.
     """
-    known = bool(settings.reference)
     first = settings.generators[0]
     columns: dict[tuple[str, str], list[Record]] = {}
     for record in sorted(records, key=lambda record: (record.formula_units, record.index)):
@@ -441,7 +475,9 @@ def summarise(
                 "reduced_formula": search.formula.reduced_formula,
                 "missing_references": references.missing(search.formula.cell(1)),
                 "generators": {
-                    spec: _summarise_generator(rows, own[first] if spec != first else [], search, known)
+                    spec: _summarise_generator(
+                        rows, own[first] if spec != first else [], search, known=_is_known(search, known)
+                    )
                     for spec, rows in own.items()
                 },
             }
@@ -453,7 +489,7 @@ def summarise(
         "elemental_references": references.origin,
         "seed": settings.seed,
         "relax": asdict(settings.relax),
-        "matcher": asdict(settings.matcher) if known else None,
+        "matcher": asdict(settings.matcher) if known is not None else None,
         "compositions": compositions,
         "overall": {
             spec: summarise_overall(
@@ -466,7 +502,7 @@ def summarise(
 
 
 def _summarise_generator(
-    records: Sequence[Record], reference: Sequence[Record], search: Search, known: bool
+    records: Sequence[Record], reference: Sequence[Record], search: Search, *, known: bool
 ) -> dict[str, Any]:
     best = lowest(records)
     return {
@@ -485,8 +521,8 @@ def _summarise_generator(
 def _write_summary(summary: dict[str, Any], out: Path) -> None:
     from unimat_search.eval.report import to_csv
 
-    (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
-    (out / "summary.csv").write_text(to_csv(summary))
+    (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    (out / TABLE).write_text(to_csv(summary), encoding="utf-8")
 
 
 def _write_best(summary: dict[str, Any], store: Store, out: Path) -> None:
@@ -496,28 +532,4 @@ def _write_best(summary: dict[str, Any], store: Store, out: Path) -> None:
     for entry in summary["compositions"]:
         for values in entry["generators"].values():
             if values["best"]:
-                write_best(store.record(values["best"]), out / "best")
-
-
-def read_summary(run: Path) -> dict[str, Any]:
-    """The summary of a finished run.
-
-    Raises:
-        RunError: If the folder holds none.
-    """
-    try:
-        summary: dict[str, Any] = json.loads((run / SUMMARY).read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{run} holds no finished run") from error
-    return summary
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide a result."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "missing"
-    return found
+                write_best(store.record(values["best"]), out / BEST)

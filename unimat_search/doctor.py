@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from unimat_search.compare import versions
-from unimat_search.eval.parallel import load_relaxer, quiet, usable_cores
-from unimat_search.eval.references import DATA_FILE, load_references
 from unimat_search.registry import PluginError, Spec, load, names
+from unimat_search.versions import versions
 
 State = Literal["ok", "missing", "broken"]
+
+OPTIONAL = {"pyxtal": "pip install 'unimat-search[pyxtal]'"}
+"""Packages that the main job can do without, and their cures."""
+
+NEEDED = ("airss", "chgnet")
+"""Plug-ins that the main job can't do without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +35,15 @@ class Finding:
 
 
 def examine(data_dir: Path | None) -> list[Finding]:
-    """Look at everything that a comparison may need."""
-    return [
+    """Look at everything that a comparison may need; plug-ins only if all packages are there."""
+    packages = [
         Finding("ok", "python", f"{platform.python_version()} on {platform.platform()}"),
-        *_packages(),
+        *(_package(name, version) for name, version in versions().items()),
+    ]
+    if any(finding.state == "broken" for finding in packages):
+        return packages
+    return [
+        *packages,
         _devices(),
         *(_generator(name) for name in names("generators")),
         *(finding for name in names("relaxers") for finding in _relaxer(name)),
@@ -42,18 +51,16 @@ def examine(data_dir: Path | None) -> list[Finding]:
     ]
 
 
-def _packages() -> list[Finding]:
-    cures = {"pyxtal": "pip install 'unimat-search[pyxtal]'"}
-    return [
-        Finding("missing" if name in cures else "broken", name, cures.get(name, f"pip install {name}"))
-        if found == "missing"
-        else Finding("ok", name, found)
-        for name, found in versions().items()
-    ]
+def _package(name: str, version: str) -> Finding:
+    if version != "missing":
+        return Finding("ok", name, version)
+    return Finding("missing" if name in OPTIONAL else "broken", name, OPTIONAL.get(name, f"pip install {name}"))
 
 
 def _devices() -> Finding:
     import torch
+
+    from unimat_search.eval.parallel import usable_cores
 
     devices = ["cpu"]
     if torch.cuda.is_available():
@@ -64,20 +71,25 @@ def _devices() -> Finding:
 
 
 def _generator(name: str) -> Finding:
+    from unimat_search.eval.parallel import quiet
+
     try:
         with quiet():
             built = load("generators", Spec.parse(name))
     except PluginError as error:
-        return Finding("missing", f"generator {name}", str(error))
+        return _failure(name, "generator", error)
     return Finding("ok", f"generator {name}", f"{type(built).__module__}:{type(built).__name__}")
 
 
 def _relaxer(name: str) -> list[Finding]:
     """The relaxer and its elemental references."""
+    from unimat_search.eval.parallel import load_relaxer
+    from unimat_search.eval.references import load_references
+
     try:
         potential = load_relaxer(Spec.parse(name)).name
     except PluginError as error:
-        return [Finding("missing", f"relaxer {name}", str(error))]
+        return [_failure(name, "relaxer", error)]
     references = load_references(potential)
     text = f"{len(references.elements)} elements from {references.origin}"
     if not references.elements:
@@ -85,7 +97,13 @@ def _relaxer(name: str) -> list[Finding]:
     return [Finding("ok", f"relaxer {name}", potential), Finding("ok", f"references {name}", text)]
 
 
+def _failure(name: str, kind: str, error: PluginError) -> Finding:
+    return Finding("broken" if name in NEEDED else "missing", f"{kind} {name}", str(error))
+
+
 def _data(data_dir: Path | None) -> Finding:
+    from unimat_search.eval.references import DATA_FILE
+
     if data_dir is None:
         return Finding("missing", "data folder", "optional: set UNIMAT_SEARCH_DATA or give --data-dir")
     file = data_dir / DATA_FILE

@@ -109,16 +109,30 @@ def read_formulas(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise FormulaError(f"{path} can't be read as text: {error}") from error
-    if path.suffix.lower() == ".csv" or (lines and "," in lines[0]):
-        rows = csv.DictReader(lines)
-        if "formula" not in (rows.fieldnames or []):
-            raise FormulaError(f"{path} has no column 'formula'; its columns are {rows.fieldnames}")
-        formulas = [(row["formula"] or "").strip() for row in rows]
+    if path.suffix.lower() == ".csv":
+        formulas = _read_csv(path, lines)
     else:
         formulas = [line.partition("#")[0].strip() for line in lines]
         formulas = [formula for formula in formulas if formula]
     if not formulas:
         raise FormulaError(f"{path} holds no formula; {ACCEPTED}")
+    return formulas
+
+
+def _read_csv(path: Path, lines: Sequence[str]) -> list[str]:
+    try:
+        header, *rows = list(csv.reader(lines)) or [[]]
+    except csv.Error as error:
+        raise FormulaError(f"{path} can't be read as CSV: {error}") from error
+    columns = [name.strip() for name in header]
+    if "formula" not in columns:
+        raise FormulaError(f"{path} has no column 'formula'; its columns are {columns}")
+    column = columns.index("formula")
+    formulas = []
+    for number, row in enumerate(rows, start=2):
+        if row and (len(row) <= column or not row[column].strip()):
+            raise FormulaError(f"{path}, line {number}: the formula is empty; {ACCEPTED}")
+        formulas += [row[column].strip()] if row else []
     return formulas
 
 

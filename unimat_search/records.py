@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 
+class UserError(Exception):
+    """Something that the user can put right; the message is one line that says how."""
+
+
 class Outcome(StrEnum):
     """How a candidate ended. Everything but `CONVERGED` counts as a failure."""
 
@@ -89,7 +93,7 @@ class MatchSettings:
     angle_tol: float = 10.0
 
     def __post_init__(self) -> None:
-        if not min(self.ltol, self.stol, self.angle_tol) > 0:
+        if not all(math.isfinite(tol) and tol > 0 for tol in (self.ltol, self.stol, self.angle_tol)):
             raise ValueError(f"matcher tolerances must be positive, got {self}")
 
 

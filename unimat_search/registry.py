@@ -7,16 +7,20 @@ as TOML (`max_operations=1`, `model="r2scan"`), and as plain text where they are
 from __future__ import annotations
 
 import importlib
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Literal
+
+from unimat_search.records import UserError
 
 Kind = Literal["generators", "relaxers"]
 
 
-class PluginError(Exception):
+class PluginError(UserError):
     """A plug-in that can't be found, imported or built; the message is one line."""
 
 
@@ -45,16 +49,14 @@ class Spec:
         Raises:
             ValueError: If the text is not of that form.
         """
-        name, *pairs = (part.strip() for part in text.split(","))
+        name, _, rest = (part.strip() for part in text.partition(","))
         if not name:
             raise ValueError(f"{text!r} names no plug-in; write NAME or NAME,key=value,...")
-        options: dict[str, Any] = {}
-        for pair in pairs:
-            key, equals, value = (part.strip() for part in pair.partition("="))
-            if not (equals and key.isidentifier()):
-                raise ValueError(f"{pair!r} in {text!r} is not key=value")
-            options[key] = _value(value)
-        return cls(name, options, ",".join([name, *pairs]))
+        try:
+            options = tomllib.loads(f"options = {{{rest}}}")["options"]
+        except tomllib.TOMLDecodeError:  # some value is plain text
+            options = dict(_pair(part, text) for part in rest.split(","))
+        return cls(name, options, text.strip())
 
 
 def names(kind: Kind) -> dict[str, EntryPoint]:
@@ -73,7 +75,7 @@ def load(kind: Kind, spec: Spec) -> Any:  # noqa: ANN401 - a factory may build a
     factory = _factory(kind, spec.name)
     try:
         return factory(**spec.options)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # anybody's code may do anything
         raise PluginError(f"{spec.label}: {type(error).__name__}: {error}") from error
 
 
@@ -86,13 +88,23 @@ def _factory(kind: Kind, name: str) -> Callable[..., Any]:
         )
     try:
         return _import(name) if name not in installed else installed[name].load()
-    except Exception as error:  # a plug-in's import may raise anything
+    except (Exception, SystemExit) as error:  # a script without a guard exits when it is imported
         raise PluginError(f"{name} can't be imported: {type(error).__name__}: {error}") from error
 
 
 def _import(name: str) -> Callable[..., Any]:
+    """Import `module:attribute`, from the working folder too."""
     module, _, attribute = name.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+
+
+def _pair(text: str, whole: str) -> tuple[str, Any]:
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not (equals and key.isidentifier()):
+        raise ValueError(f"{text.strip()!r} in {whole!r} is not key=value")
+    return key, _value(value)
 
 
 def _value(text: str) -> Any:  # noqa: ANN401

@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unimat_search.records import Outcome, Record, Task
+from unimat_search.records import Outcome, Record, Task, UserError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,14 +25,14 @@ COLUMNS = tuple(field.name for field in fields(Record))
 STRUCTURES = ("initial_structure", "final_structure")
 
 _CREATE = f"""
-CREATE TABLE candidates (
+CREATE TABLE IF NOT EXISTS candidates (
     {", ".join(f'"{name}"' for name in COLUMNS if name != "key")},
     "key" TEXT PRIMARY KEY NOT NULL
 )
 """
 
 
-class StoreError(Exception):
+class StoreError(UserError):
     """A results file that can't be used; the message is one line."""
 
 
@@ -41,27 +41,31 @@ class Store:
 
     Args:
         path: The SQLite file; made if it is missing.
+        read_only: Change nothing, also not beside the file.
 
     Raises:
         StoreError: If the file is no results file, or of another version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         try:
-            self._connection = sqlite3.connect(path)
-            self._prepare()
+            self._connection = _open_read_only(path) if read_only else sqlite3.connect(path)
+            self._prepare(read_only=read_only)
         except sqlite3.Error as error:
             raise StoreError(f"{path} is no results file: {error}") from error
 
-    def _prepare(self) -> None:
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = NORMAL")
+    def _prepare(self, *, read_only: bool) -> None:
+        if not read_only:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
+        if version == 0 and not read_only:
             with self._connection:
                 self._connection.execute(_CREATE)
-                self._connection.execute("CREATE INDEX task ON candidates (generator, cell_formula, seed)")
+                self._connection.execute(
+                    "CREATE INDEX IF NOT EXISTS task ON candidates (generator, cell_formula, seed)"
+                )
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             raise StoreError(f"{self.path} has version {version}, this program reads version {SCHEMA_VERSION}")
@@ -114,6 +118,17 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    """SQLite needs to write beside a file in WAL mode, unless it is told that nobody else does."""
+    uri = path.resolve().as_uri()
+    try:
+        connection = sqlite3.connect(f"{uri}?mode=ro", uri=True)
+        connection.execute("SELECT count(*) FROM sqlite_master")
+        return connection
+    except sqlite3.OperationalError:
+        return sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True)
 
 
 def structure_to_json(structure: Structure) -> str:

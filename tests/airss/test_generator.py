@@ -93,9 +93,12 @@ def test_bad_options(options: dict[str, float]) -> None:
         RandomSearch(**options)  # type: ignore[arg-type]
 
 
-def test_volumes_are_within_a_third_for_well_known_crystals() -> None:
-    """Experimental volumes per atom, cubic angstrom: NaCl 22.4, MgO 9.4, TiO2 10.4, GaAs 22.6, Fe2O3 10.1."""
-    for formula, volume in {"NaCl": 22.4, "MgO": 9.4, "TiO2": 10.4, "GaAs": 22.6, "Fe2O3": 10.1}.items():
+def test_volumes_are_of_the_right_size_for_well_known_crystals() -> None:
+    """Experimental volumes per atom, cubic angstrom: NaCl 22.4, MgO 9.4, TiO2 10.4, GaAs 22.6, Fe2O3 10.1, Ar 37.5.
+
+    Magnesium in ionic crystals is the worst of them: the table is a mean over all compounds.
+    """
+    for formula, volume in {"NaCl": 22.4, "MgO": 9.4, "TiO2": 10.4, "GaAs": 22.6, "Fe2O3": 10.1, "Ar": 37.5}.items():
         composition = Composition(formula)
         assert expected_volume(composition) / composition.num_atoms == pytest.approx(volume, rel=0.6)
 

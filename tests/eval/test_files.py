@@ -49,6 +49,19 @@ def test_broken_files_are_named(name: str, content: str, says: str, tmp_path: Pa
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_every_block_of_a_cif_is_read(tmp_path: Path) -> None:
+    texts = [SALT.to(fmt="cif"), IRON.to(fmt="cif")]
+    (tmp_path / "two.cif").write_text("\n".join(texts))
+    assert [s.composition.reduced_formula for _, s in read_structures(tmp_path / "two.cif")] == ["NaCl", "Fe"]
+
+
+def test_an_impossible_known_structure_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flat = Atoms("Fe2", positions=[[0, 0, 0], [0, 0, 0]], cell=[3, 3, 3], pbc=True)
+    write(tmp_path / "flat.extxyz", flat)
+    assert read_known(tmp_path, {frozenset({"Fe"})}) == {}
+    assert "flat-0" in caplog.text
+
+
 def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no structure file"):
         list(read_structures(tmp_path))

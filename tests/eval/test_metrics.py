@@ -92,7 +92,6 @@ def test_matches() -> None:
     assert metrics.summarise_matches(rows) == {
         "found": True,
         "n_matched": 2,
-        "match_rate": 0.5,
         "first_match": 2,
         "rms_dist": 0.1,
     }

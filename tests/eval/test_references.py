@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from pymatgen.core import Composition, Lattice, Structure
+from pymatgen.core import Composition, Lattice
 
 from unimat_search.eval.references import (
     MOLECULES,
@@ -18,7 +18,6 @@ from unimat_search.eval.references import (
     references_for,
     save_references,
 )
-from unimat_search.records import RelaxSettings
 from unimat_search.registry import Spec
 
 MP_RAW = {"Na": -1.3225, "Cl": -1.8485, "Ti": -7.8955, "O": -4.9467, "Sr": -1.6895, "Cu": -4.0992, "C": -9.2287}
@@ -48,14 +47,14 @@ def test_a_file_comes_back(tmp_path: Path) -> None:
 
 
 def test_another_potential_gets_its_own_on_demand_and_keeps_them() -> None:
-    spec, settings = Spec.parse("emt"), RelaxSettings()
+    spec = Spec.parse("emt")
     assert not potential_ships("ase-emt")
-    first = references_for(spec, "ase-emt", {"Pt"}, settings, workers=1)
+    first = references_for(spec, "ase-emt", {"Pt"}, workers=1)
     assert first.elements["Pt"].source in ("fcc", "hcp")
-    both = references_for(spec, "ase-emt", {"Pt", "Pd"}, settings, workers=1)
+    both = references_for(spec, "ase-emt", {"Pt", "Pd"}, workers=1)
     assert both.elements["Pt"] == first.elements["Pt"]
     assert "Pd" in json.loads(cache_file("ase-emt").read_text())["elements"]
-    unknown = references_for(spec, "ase-emt", {"U"}, settings, workers=1)
+    unknown = references_for(spec, "ase-emt", {"U"}, workers=1)
     assert "U" not in unknown.elements
 
 
@@ -94,5 +93,19 @@ def test_simple_crystals_have_touching_atoms() -> None:
         assert max(bonds.values()) == pytest.approx(min(bonds.values()), rel=1e-6)
 
 
-def test_structures_are_structures() -> None:
-    assert all(isinstance(s, Structure) for _, s in prototype_structures("Fe"))
+def test_the_users_own_stand_over_the_shipped(cache: Path) -> None:
+    assert cache in cache_file("chgnet-0.3.0").parents
+    own = References("chgnet-0.3.0", "mine", {"Na": ElementReference(-9.0, "mine", 1, 1)})
+    try:
+        save_references(own, cache_file("chgnet-0.3.0"))
+        both = load_references("chgnet-0.3.0")
+        assert len(both.elements) == 89
+        assert both.elements["Na"].energy_per_atom == -9.0
+        assert "mine" in both.origin
+        cache_file("chgnet-0.3.0").write_text('{"potential": "chg')
+        with pytest.raises(ValueError, match="is damaged; delete it"):
+            load_references("chgnet-0.3.0")
+        cache_file("chgnet-0.3.0").write_text(References("another").to_json())
+        assert len(load_references("chgnet-0.3.0").elements) == 89
+    finally:
+        cache_file("chgnet-0.3.0").unlink()

@@ -124,7 +124,7 @@ def test_a_left_handed_cell_relaxes_as_its_mirror_does() -> None:
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_the_hopeless_neither_crash_nor_stop_the_batch(batch_size: int) -> None:
     structures = [ROCK_SALT, *HOPELESS.values(), ROCK_SALT]
-    results = relaxed(chgnet_relaxer(batch_size=batch_size), structures)
+    results = relaxed(BatchedRelaxer(ChgnetPotential(), batch_size), structures)
     outcomes = [result.outcome for result in results]
     assert outcomes[0] is outcomes[-1] is Outcome.CONVERGED
     assert outcomes[1:3] == [Outcome.COLLAPSED, Outcome.ISOLATED_ATOMS]

@@ -37,7 +37,7 @@ def test_json_is_one_document_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fmt", "mark"),
     [
-        ("table", "┃ composition"),
+        ("table", "composition   generator "),
         ("markdown", "| composition |"),
         ("csv", "formula,generator,formula_units,n_generated"),
     ],
@@ -78,11 +78,14 @@ def test_resume_needs_only_the_folder_and_refuses_other_settings(run: Path) -> N
         (["--formula", "NaCl", "--relaxer", "magic"], "none of the relaxers chgnet, emt"),
         (["--formula", "NaCl", "--fmax", "-1"], "fmax must be positive"),
         (["--formula", "NaCl", "--fmax", "nan"], "fmax must be positive"),
-        (["--formula", "NaCl", "-n", "0"], "n must be 1 or more"),
-        (["--formula", "NaCl", "--seed", "-1"], "seed must be 0 or more"),
+        (["--formula", "NaCl", "-n", "0"], "n must be a whole number from 1"),
+        (["--formula", "NaCl", "--seed", "-1"], "seed must be a whole number from 0"),
+        (["--formula", "NaCl", "--seed", "9" * 20], "seed must be a whole number from 0"),
+        (["--formula", "NaCl", "--max-atoms", "3000000000"], "max_atoms must be a whole number from 1 to 1000"),
         (["--formula", "NaCl", "--max-steps", "-1"], "max_steps must be 0 or more"),
         (["--formula", "NaCl", "--time-limit", "0"], "time_limit must be positive"),
         (["--formula", "NaCl", "--matcher", "0.3"], "is not LTOL,STOL,ANGLE_TOL"),
+        (["--formula", "NaCl", "--matcher", "1,nan,1"], "tolerances must be positive"),
         (["--formula", "NaCl", "--matcher", "0,0,0"], "tolerances must be positive"),
         (["--formula", "NaCl", "--reference", "missing.cif"], "missing.cif does not exist"),
         (["--formula", "NaCl", "--resume", "--overwrite"], "exclude each other"),
@@ -99,6 +102,35 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], says: str, 
     assert "Traceback" not in result.output
     assert result.stdout == ""
     assert not out.exists()
+
+
+def test_resume_finds_the_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = call(
+        "compare", "--formula", "Al", "--generator", "airss", "-n", "1", "--relaxer", "emt", "--format", "json"
+    )
+    assert first.exit_code == 0, first.output
+    again = call("compare", "--formula", "Al", "--resume", "--format", "json")
+    assert again.exit_code == 0, again.output
+    assert again.stdout == first.stdout
+
+
+def test_plug_ins_may_print_and_lie_in_the_working_folder(tmp_path: Path) -> None:
+    """The installed command, whose folder is not on the module path by itself."""
+    (tmp_path / "mine.py").write_text(
+        "from unimat_search.airss import RandomSearch\nprint('IMPORTING')\n"
+        "class Noisy(RandomSearch):\n    def __init__(self):\n        print('LOADING')\n        super().__init__()\n"
+    )
+    (tmp_path / "script.py").write_text("import sys\nsys.exit('usage: script.py FILE')\n")
+    command = Path(sys.executable).with_name("unimat-search")
+    options = "--formula Al -n 1 --generator mine:Noisy --generator script:X --relaxer emt --format json"
+    result = subprocess.run(
+        [command, "compare", *options.split()], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    overall = json.loads(result.stdout)["overall"]
+    assert overall["mine:Noisy"]["n_converged"] == 1
+    assert overall["script:X"]["failures"] == {"generator_failed": 1}
+    assert "usage: script.py" in result.stderr
 
 
 def test_formula_files_join_formulas(tmp_path: Path) -> None:
@@ -144,7 +176,8 @@ def test_export(target: str, run: Path, tmp_path: Path) -> None:
         case "cif":
             assert [Structure.from_file(file).composition.reduced_formula for file in files] == ["AlCu"] * 4
         case "res":
-            assert [read(file).get_chemical_formula() for file in files] == ["AlCu"] * 4
+            formulas = [read(file).get_chemical_formula() for file in files]
+            assert formulas == ["AlCu"] * len(formulas)
         case _:
             images = read(out, index=":")
             assert len(images) == 4
@@ -152,6 +185,14 @@ def test_export(target: str, run: Path, tmp_path: Path) -> None:
     again = call("export", run, "--to", target, "--out", out)
     assert again.exit_code == 2
     assert "exists" in again.stderr
+
+
+def test_export_of_what_converged(run: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    assert call("export", run, "--to", "parquet", "--converged", "--out", tmp_path / "c.parquet").exit_code == 0
+    outcomes = pq.read_table(tmp_path / "c.parquet")["outcome"].to_pylist()
+    assert set(outcomes) == {"converged"}
 
 
 def test_export_needs_a_run(tmp_path: Path) -> None:
@@ -167,6 +208,12 @@ def test_references_are_built_where_asked(tmp_path: Path) -> None:
     element = json.loads(file.read_text())["elements"]["Cu"]
     assert element["source"] in ("fcc", "hcp")
     assert element["n_candidates"] == 5
+    for symbol in ("Ag", "Au"):  # into the cache, one beside the other
+        kept = call("references", "build", "--relaxer", "emt", "--element", symbol, "--workers", "1")
+        assert kept.exit_code == 0, kept.output
+    from unimat_search.eval.references import load_references
+
+    assert {"Ag", "Au"} <= set(load_references("ase-emt").elements)
     wrong = call("references", "build", "--relaxer", "emt", "--element", "Xx")
     assert wrong.exit_code == 2
     assert "'Xx' is no element" in wrong.stderr

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Composition, Lattice, Structure
 
-from unimat_search.compare import CompareSettings, RunError, generate, plan, read_summary, run_comparison
+from unimat_search.compare import CompareSettings, RunError, generate, plan, run_comparison
 from unimat_search.eval.references import References
 from unimat_search.formula import FormulaError
 from unimat_search.records import Outcome, Record, RelaxSettings, Task
@@ -32,6 +32,11 @@ EMT = CompareSettings(
     relax=RelaxSettings(max_steps=60),
 )
 TIMES = ("generate_seconds", "relax_seconds")
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return summary
 
 
 def rows(run: Path) -> list[Record]:
@@ -58,16 +63,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_folder_holds_everything(run: Path) -> None:
     assert {p.name for p in run.iterdir()} >= {"run.toml", "results.sqlite", "summary.json", "summary.csv", "best"}
     assert CompareSettings.from_toml((run / "run.toml").read_text()) == EMT
-    assert (
-        sorted(p.name for p in (run / "best").iterdir())
-        == [
-            f"{formula}_{generator}.{suffix}"
-            for formula in ("AlCu", "Al")
-            for generator in ("airss", "tests.plugins_Uniform")
-            for suffix in ("cif", "extxyz")
-        ]
-        or len(list((run / "best").iterdir())) == 8
-    )
+    best = [values["best"] for e in read_summary(run)["compositions"] for values in e["generators"].values()]
+    cells = {key.split("/")[1] for key in best}
+    names = {p.name for p in (run / "best").iterdir()}
+    assert len(names) == 8
+    assert {name.partition("_")[0] for name in names} == cells
+    assert {name.partition("_")[2] for name in names} == {
+        f"{generator}.{suffix}" for generator in ("airss", "tests.plugins_Uniform") for suffix in ("cif", "extxyz")
+    }
     assert len(rows(run)) == 16
 
 
@@ -103,10 +106,11 @@ def test_best_structures_are_the_lowest(run: Path) -> None:
     from ase.io import read
 
     entry = read_summary(run)["compositions"][0]["generators"]["airss"]
-    atoms = read(run / "best" / "AlCu_airss.extxyz")
+    stem = entry["best"].split("/")[1] + "_airss"
+    atoms = read(run / "best" / f"{stem}.extxyz")
     assert atoms.get_potential_energy() / len(atoms) == pytest.approx(entry["energy_per_atom"])
     assert atoms.info["key"] == entry["best"]
-    cif = Structure.from_file(run / "best" / "AlCu_airss.cif")
+    cif = Structure.from_file(run / "best" / f"{stem}.cif")
     assert cif.volume == pytest.approx(atoms.get_volume(), rel=1e-6)
 
 
@@ -194,10 +198,12 @@ def test_folders_are_guarded(run: Path, tmp_path: Path) -> None:
     assert (precious / "thesis.txt").exists()
 
 
-def test_overwriting_starts_anew(tmp_path: Path) -> None:
+def test_overwriting_starts_anew_and_leaves_what_is_not_the_runs(tmp_path: Path) -> None:
     small = replace(EMT, formulas=("Al",), generators=("airss",), n=1)
     run_comparison(small, tmp_path / "run", workers=1)
+    (tmp_path / "run" / "notes.txt").write_text("mine")
     run_comparison(replace(small, seed=5), tmp_path / "run", overwrite=True, workers=1)
+    assert (tmp_path / "run" / "notes.txt").exists()
     assert {record.seed for record in rows(tmp_path / "run")} == {5}
 
 
@@ -220,9 +226,21 @@ def test_bad_settings_leave_nothing_behind(change: dict[str, Any], error: type[E
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("change", [{"n": 0}, {"seed": -1}, {"generators": ("airss", "airss")}, {"formulas": ()}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": 0},
+        {"seed": -1},
+        {"seed": 2**63},
+        {"max_atoms": 10**9},
+        {"generators": ("airss", "airss")},
+        {"generators": ("airss,max_tries=3", "airss, max_tries = 3")},
+        {"formulas": ()},
+        {"reference": Path("known.cif")},
+    ],
+)
 def test_bad_values(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"n must|seed must|given twice|no formula"):
+    with pytest.raises(ValueError, match=r"n must|seed must|max_atoms must|given twice|no formula|must be text"):
         replace(EMT, **change)
 
 
@@ -260,9 +278,10 @@ def test_junk_becomes_rows_with_reasons() -> None:
     assert "not a finite number" in details[2]
     assert "disordered" in details[3]
     assert "asked for" in details[4]
-    assert details[5] == "no luck"
-    assert records[6].outcome is None, "oxidation states are no fault"
-    assert all(detail == "the generator gave fewer than 9 structures" for detail in details[7:])
+    assert "without volume" in details[5]
+    assert details[6] == "no luck"
+    assert records[7].outcome is None, "oxidation states are no fault"
+    assert details[8:] == ["the generator gave fewer than 9 structures"]
 
 
 def test_left_handed_cells_are_turned() -> None:
@@ -354,6 +373,58 @@ def test_a_relaxer_that_loses_results_leaves_reasons(tmp_path: Path) -> None:
     run_comparison(settings, tmp_path / "run", workers=1)
     details = [record.detail for record in rows(tmp_path / "run")]
     assert details == ["", "RuntimeError: lost the rest", "", "RuntimeError: lost the rest"]
+
+
+def test_only_compositions_with_a_known_structure_count_as_searched_for_it(tmp_path: Path) -> None:
+    Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.6), ["Cu"], [[0.0, 0, 0]]).to(str(tmp_path / "fcc.cif"))
+    settings = replace(EMT, formulas=("Al", "Cu"), generators=("airss",), formula_units="1", n=6)
+    settings = replace(settings, reference=str(tmp_path / "fcc.cif"), relax=RelaxSettings())
+    overall = run_comparison(settings, tmp_path / "run", workers=1)["overall"]["airss"]
+    assert overall["n_known_compositions"] == 1
+    assert overall["match_rate"] == 1.0
+
+
+def test_references_do_not_depend_on_a_runs_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIMAT_SEARCH_CACHE", str(tmp_path / "cache"))
+    sloppy = replace(EMT, formulas=("Pt",), generators=("airss",), n=1, relax=RelaxSettings(fmax=20))
+    run_comparison(sloppy, tmp_path / "sloppy", workers=1)
+    careful = run_comparison(replace(sloppy, relax=RelaxSettings(), n=8), tmp_path / "careful", workers=1)
+    assert careful["compositions"][0]["generators"]["airss"]["formation_energy_per_atom"] > -0.001
+
+
+@pytest.mark.parametrize("kind", ["wrong composition", "tiny cell", "no structure", "infinite energy", "text outcome"])
+def test_the_harness_trusts_no_relaxer(kind: str, tmp_path: Path) -> None:
+    settings = replace(EMT, formulas=("Al",), generators=("airss",), formula_units="1", n=2,
+                       relaxer=f'tests.plugins:lying,kind="{kind}"')  # fmt: skip
+    summary = run_comparison(settings, tmp_path / "run", workers=1)
+    assert summary["overall"]["airss"]["n_converged"] == (2 if kind == "text outcome" else 0)
+    assert read_summary(tmp_path / "run") == json.loads(json.dumps(summary))
+
+
+def test_a_repaired_generator_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = replace(EMT, formulas=("Al",), generators=("airss", "late_plugin:Uniform"), formula_units="1", n=2)
+    broken = run_comparison(settings, tmp_path / "run", workers=1)
+    assert broken["overall"]["late_plugin:Uniform"]["failures"] == {"generator_failed": 2}
+    (tmp_path / "late_plugin.py").write_text("from tests.plugins import Uniform")
+    repaired = run_comparison(settings, tmp_path / "run", resume=True, workers=1)
+    assert repaired["overall"]["late_plugin:Uniform"]["failures"].get("generator_failed") is None
+
+
+def test_another_version_is_a_warning_on_resume(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = replace(EMT, formulas=("Al",), generators=("airss",), n=1)
+    run_comparison(settings, tmp_path / "run", workers=1)
+    file = tmp_path / "run" / "run.toml"
+    lines = ['torch = "1.0"' if line.startswith("torch") else line for line in file.read_text().splitlines()]
+    file.write_text("\n".join(lines))
+    run_comparison(settings, tmp_path / "run", resume=True, workers=1)
+    assert "started with torch 1.0" in caplog.text
+
+
+def test_a_damaged_settings_file_is_named() -> None:
+    for text in ("", "formulas = 3", EMT.to_toml().replace('relaxer = "emt"', "relaxer = 3")):
+        with pytest.raises(ValueError, match=r"damaged|must be text"):
+            CompareSettings.from_toml(text)
 
 
 def test_an_ase_calculator_is_a_relaxer(tmp_path: Path) -> None:

@@ -127,9 +127,9 @@ def test_candidates_are_shared_out_evenly(n: int, units: list[int]) -> None:
 
 def test_formula_files(tmp_path: Path) -> None:
     lines = tmp_path / "formulas.txt"
-    lines.write_text("# ours\nNaCl\n\nTiO2  # rutile\n")
+    lines.write_text("# ours, mine\nNaCl\n\nTiO2  # rutile\n")
     table = tmp_path / "formulas.csv"
-    table.write_text("\ufeffname,formula\nsalt,NaCl\noxide,TiO2\n")
+    table.write_text("\ufeffname, formula\nsalt,NaCl\n\noxide, TiO2\n")
     assert read_formulas(lines) == read_formulas(table) == ["NaCl", "TiO2"]
 
 
@@ -137,6 +137,12 @@ def test_bad_formula_files(tmp_path: Path) -> None:
     table = tmp_path / "formulas.csv"
     table.write_text("name,composition\nsalt,NaCl\n")
     with pytest.raises(FormulaError, match="no column 'formula'"):
+        read_formulas(table)
+    table.write_text("formula\nNaCl\n,\n")
+    with pytest.raises(FormulaError, match="line 3: the formula is empty"):
+        read_formulas(table)
+    table.write_text("formula\n" + "x" * 200_000)
+    with pytest.raises(FormulaError, match="can't be read as CSV"):
         read_formulas(table)
     table.write_text("")
     with pytest.raises(FormulaError, match="no column 'formula'"):

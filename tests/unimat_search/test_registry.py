@@ -11,8 +11,9 @@ def test_built_ins_are_entry_points() -> None:
 
 
 def test_options_are_read_as_toml_and_else_as_text() -> None:
-    spec = Spec.parse('airss, max_operations=4,separation=0.7 ,on=true,model=r2scan,name="a b"')
+    spec = Spec.parse("airss, max_operations=4,separation=0.7 ,on=true,model=r2scan,name=a b")
     assert spec.name == "airss"
+    assert Spec.parse('a,layers=[1,2],name="a,b"').options == {"layers": [1, 2], "name": "a,b"}
     assert spec.options == {"max_operations": 4, "separation": 0.7, "on": True, "model": "r2scan", "name": "a b"}
 
 

@@ -71,6 +71,27 @@ def test_another_task_is_another_task(tmp_path: Path) -> None:
             assert store.task_records(other) == []
 
 
+def test_reading_changes_nothing(tmp_path: Path) -> None:
+    with Store(tmp_path / "results.sqlite") as store:
+        store.write([waiting(0)])
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with Store(tmp_path / "results.sqlite", read_only=True) as store:
+        assert len(list(store.records())) == 1
+        with pytest.raises(StoreError, match="readonly"):
+            store.write([waiting(1)])
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name in before} == before
+
+
+def test_a_store_that_was_killed_while_it_was_made_is_made_whole(tmp_path: Path) -> None:
+    with Store(tmp_path / "results.sqlite"):
+        pass
+    with sqlite3.connect(tmp_path / "results.sqlite") as connection:
+        connection.execute("PRAGMA user_version = 0")
+    with Store(tmp_path / "results.sqlite") as store:
+        store.write([waiting(0)])
+        assert len(list(store.records())) == 1
+
+
 def test_what_is_no_results_file_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("not a database at all" * 100)

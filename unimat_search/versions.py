@@ -1,0 +1,19 @@
+"""Versions of the packages that decide a result."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = ("unimat-search", "torch", "chgnet", "pymatgen", "ase", "numpy", "scipy", "spglib", "joblib", "pyxtal")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions by package; "missing" where there is none."""
+    return {package: _version(package) for package in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
