@@ -102,9 +102,10 @@ def _check_converged(structure: Structure, result: Relaxation, settings: RelaxSe
 
 
 def _in_order(relaxer: Relaxer, structures: Sequence[Structure], settings: RelaxSettings) -> list[Relaxation]:
-    results = {result.index: result for result in relaxer.relax(structures, settings)}
-    _require(sorted(results) == list(range(len(structures))), "one result for each structure", sorted(results))
-    return [results[index] for index in range(len(structures))]
+    results = sorted(relaxer.relax(structures, settings), key=lambda result: result.index)
+    indices = [result.index for result in results]
+    _require(indices == list(range(len(structures))), "one result for each structure", indices)
+    return results
 
 
 def _same(first: Sequence[object], second: Sequence[object]) -> bool:

@@ -51,6 +51,9 @@ class Bent:
             match self.kind:
                 case "loses one" if result.index == 1:
                     continue
+                case "repeats itself":
+                    yield result
+                    yield result
                 case "depends on the batch":
                     energy = (result.energy or 0.0) + 0.01 * len(structures)
                     yield Relaxation(result.index, result.structure, energy, 0, 0.01, Outcome.CONVERGED)
@@ -65,6 +68,7 @@ class Bent:
     [
         ("moves the input", "input left untouched"),
         ("loses one", "one result for each"),
+        ("repeats itself", "one result for each"),
         ("depends on the batch", "a batch and its singles"),
         ("ignores the steps", "no steps with max_steps=0"),
     ],
