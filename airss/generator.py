@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -11,14 +12,23 @@ from numpy.typing import NDArray
 from pymatgen.core import Composition, Lattice, Structure
 
 from unimat_search.airss.cell import expected_volume, random_lattice
-from unimat_search.airss.placement import place, random_arrangement
-from unimat_search.airss.symmetry import orders, sites, space_group
+from unimat_search.airss.placement import Arrangement, place, random_arrangement
+from unimat_search.airss.symmetry import SpaceGroup, orders, sites, space_group
 from unimat_search.records import FailedAttempt
 
 FloatArray = NDArray[np.float64]
 
-SWELLING = 1.02
+SWELLING = 1.01
 """Volume factor after each try that found no room."""
+
+MAX_PACKING = 0.4
+"""Part of the cell that spheres of the least distances may fill; random spheres jam at 0.64."""
+
+SHORTEST = 0.7
+"""Angstrom; no bond is shorter (H2: 0.74), whatever the radii say (helium's)."""
+
+MAX_DRAWS = 200
+"""Draws of a space group with fitting sites, or of a cell that is neither flat nor long."""
 
 
 class RandomSearch:
@@ -33,7 +43,8 @@ class RandomSearch:
         max_operations: Most symmetry operations.
         min_volume: Lower end of the volume window, relative to the sum of the elements' volumes.
         max_volume: Upper end.
-        separation: Least distance of two atoms, relative to the sum of their covalent radii.
+        separation: Least distance of two atoms, relative to the sum of their covalent radii; see
+            `least_distances`.
         max_tries: Cells tried for one structure before it is given up.
 
     Raises:
@@ -74,49 +85,73 @@ class RandomSearch:
         for index in range(n):
             yield self._structure(symbols, counts, np.random.default_rng([seed, name, index]))
 
+    def least_distances(self, composition: Composition, volume: float) -> FloatArray:
+        """Least distance of each pair of elements, angstrom, shape (n, n), elements in alphabetical order.
+
+        They are lowered together where spheres of these diameters would fill more than `MAX_PACKING` of the
+        cell: metals are far denser than their covalent radii allow.
+
+        Args:
+            composition: Of the whole cell.
+            volume: Of the cell, cubic angstrom.
+        """
+        symbols = sorted(el.symbol for el in composition.elements)
+        distances = np.maximum(self.separation * pair_radii(symbols), SHORTEST)
+        counts = np.array([composition[symbol] for symbol in symbols])
+        filled = float((counts * math.pi / 6 * distances.diagonal() ** 3).sum()) / volume
+        return np.asarray(distances * min(1.0, (MAX_PACKING / filled) ** (1 / 3)))
+
     def _structure(
         self, symbols: Sequence[str], counts: Sequence[int], rng: np.random.Generator
     ) -> Structure | FailedAttempt:
-        separations = self.separation * pair_radii(symbols)
-        volume = expected_volume(Composition(dict(zip(symbols, counts, strict=True))))
-        volume *= rng.uniform(*self.volume_window)
+        composition = Composition(dict(zip(symbols, counts, strict=True)))
+        volume = expected_volume(composition) * rng.uniform(*self.volume_window)
+        distances = self.least_distances(composition, volume)
         for _ in range(self.max_tries):
-            structure = self._try(symbols, counts, volume, separations, rng)
-            if structure:
-                return structure
+            drawn = self._draw_symmetry(counts, rng)
+            if drawn is None:
+                return FailedAttempt(
+                    f"no space group drawn has sites for {composition.formula}; allow other operations"
+                )
+            group, arrangement = drawn
+            lattice = _draw_lattice(group, volume, rng)
+            placed = None if lattice is None else place(group, arrangement, lattice, distances, rng)
+            if lattice is not None and placed:
+                return _to_structure(symbols, lattice, *placed)
             volume *= SWELLING
         low, high = self.operations
         return FailedAttempt(
             f"no room for {sum(counts)} atoms with {low} to {high} symmetry operations in {self.max_tries} tries"
         )
 
-    def _try(
-        self,
-        symbols: Sequence[str],
-        counts: Sequence[int],
-        volume: float,
-        separations: FloatArray,
-        rng: np.random.Generator,
-    ) -> Structure | None:
-        number = int(rng.choice(self.groups))
-        group = space_group(number)
-        arrangement = random_arrangement(sites(number), counts, rng)
-        lattice = random_lattice(group, volume, rng)
-        if arrangement is None or lattice is None:
-            return None
-        placed = place(group, arrangement, lattice, separations, rng)
-        if placed is None:
-            return None
-        coords, species = placed
-        order = np.argsort(species, kind="stable")
-        reduced = Lattice(lattice).get_lll_reduced_lattice().matrix
-        return Structure(
-            reduced * np.sign(np.linalg.det(reduced)),  # right-handed
-            [symbols[i] for i in species[order]],
-            coords[order] @ lattice,
-            coords_are_cartesian=True,
-            to_unit_cell=True,
-        )
+    def _draw_symmetry(self, counts: Sequence[int], rng: np.random.Generator) -> tuple[SpaceGroup, Arrangement] | None:
+        """A space group with sites for all atoms; None if none was found."""
+        for _ in range(MAX_DRAWS):
+            number = int(rng.choice(self.groups))
+            arrangement = random_arrangement(sites(number), counts, rng)
+            if arrangement:
+                return space_group(number), arrangement
+        return None
+
+
+def _draw_lattice(group: SpaceGroup, volume: float, rng: np.random.Generator) -> FloatArray | None:
+    draws = (random_lattice(group, volume, rng) for _ in range(MAX_DRAWS))
+    return next((lattice for lattice in draws if lattice is not None), None)
+
+
+def _to_structure(
+    symbols: Sequence[str], lattice: FloatArray, coords: FloatArray, species: NDArray[np.int_]
+) -> Structure:
+    """Atoms sorted by element in the reduced, right-handed cell."""
+    order = np.argsort(species, kind="stable")
+    reduced = Lattice(lattice).get_lll_reduced_lattice().matrix
+    return Structure(
+        reduced * np.sign(np.linalg.det(reduced)),
+        [symbols[i] for i in species[order]],
+        coords[order] @ lattice,
+        coords_are_cartesian=True,
+        to_unit_cell=True,
+    )
 
 
 def pair_radii(symbols: Sequence[str]) -> FloatArray:

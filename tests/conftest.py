@@ -9,7 +9,12 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: two test proces
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "default",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,  # CI repeats itself, people explore
+)
 settings.load_profile("default")
 
 
