@@ -136,7 +136,7 @@ def _volume_problem(lattice: FloatArray, num_sites: int, limits: Limits) -> Prob
 
 def _flat_problem(reduced: Lattice, limits: Limits) -> Problem | None:
     """A cell too flat, looked for before neighbours: a search for these in it would not end."""
-    height = float(min(reduced.d_hkl(face) for face in np.eye(3, dtype=int).tolist()))
+    height = float(1 / np.linalg.norm(reduced.inv_matrix, axis=0).max())
     if height < limits.min_height:
         return Problem(Outcome.COLLAPSED, f"a cell {height:.3g} angstrom flat, less than {limits.min_height}")
     return None

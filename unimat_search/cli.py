@@ -97,7 +97,7 @@ def main() -> None:
 def compare(fmt: str, out: Path | None, resume: bool, overwrite: bool, workers: int | None, **options: Any) -> None:  # noqa: ANN401
     """Generate, relax, score and compare candidates for one composition or many."""
     with clear_errors("finished candidates are kept: go on with --resume"):
-        from unimat_search.compare import run_comparison
+        from unimat_search.compare import read_settings, run_comparison
         from unimat_search.formula import read_formulas
 
         if resume and overwrite:
@@ -107,7 +107,7 @@ def compare(fmt: str, out: Path | None, resume: bool, overwrite: bool, workers: 
         if not (options["formulas"] or (resume and out)):
             raise BadInput("no formula is given; use --formula NaCl, or --formulas FILE")
         out = out or Path("runs") / run_name(options["formulas"])
-        settings = _settings(options, _stored_settings(out) if resume else None)
+        settings = _settings(options, read_settings(out) if resume else None)
         with progress("candidates") as on_progress:
             summary = run_comparison(
                 settings, out, resume=resume, overwrite=overwrite, workers=workers, on_progress=on_progress
@@ -226,14 +226,6 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _stored_settings(out: Path) -> CompareSettings:
-    from unimat_search.compare import SETTINGS, CompareSettings, RunError
-
-    if not (out / SETTINGS).is_file():
-        raise RunError(f"{out} holds no run to resume")
-    return CompareSettings.from_toml((out / SETTINGS).read_text(encoding="utf-8"))
 
 
 def _settings(options: dict[str, Any], stored: CompareSettings | None) -> CompareSettings:

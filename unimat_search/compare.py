@@ -254,20 +254,28 @@ def _is_known(search: Search, known: Known | None) -> bool:
     return known is not None and search.formula.cell(1).reduced_formula in known
 
 
+def read_settings(out: Path) -> CompareSettings:
+    """The settings of the run in a folder.
+
+    Raises:
+        RunError: If the folder holds no run.
+        ValueError: If its settings are damaged.
+    """
+    if not (out / SETTINGS).is_file():
+        raise RunError(f"{out} holds no run to resume")
+    return CompareSettings.from_toml((out / SETTINGS).read_text(encoding="utf-8"))
+
+
 def _prepare_folder(out: Path, settings: CompareSettings, *, resume: bool, overwrite: bool) -> None:
     """Make the run's folder, or see that it is the right one."""
-    is_run = (out / SETTINGS).is_file()
     if resume:
-        if not is_run:
-            raise RunError(f"{out} holds no run to resume")
-        text = (out / SETTINGS).read_text(encoding="utf-8")
-        _check_same(settings, CompareSettings.from_toml(text))
-        _warn_of_versions(tomllib.loads(text).get("versions", {}))
+        _check_same(settings, read_settings(out))
+        _warn_of_versions(out)
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not overwrite:
             raise RunError(f"{out} exists; use --resume to go on with it, --overwrite to replace it, or another --out")
-        if not is_run:
+        if not (out / SETTINGS).is_file():
             raise RunError(f"{out} is not the folder of a run: it is not overwritten")
     try:
         for name in (RESULTS, f"{RESULTS}-wal", f"{RESULTS}-shm", SUMMARY, TABLE, SETTINGS):
@@ -288,7 +296,8 @@ def _check_same(settings: CompareSettings, stored: CompareSettings) -> None:
             raise RunError(f"the run to resume has {name} = {theirs[name]}, not {ours[name]}; leave the option out")
 
 
-def _warn_of_versions(stored: dict[str, str]) -> None:
+def _warn_of_versions(out: Path) -> None:
+    stored = tomllib.loads((out / SETTINGS).read_text(encoding="utf-8")).get("versions", {})
     for package, now in versions().items():
         if stored.get(package) != now:
             log.warning("the run was started with %s %s, this is %s", package, stored.get(package), now)
@@ -345,7 +354,6 @@ def generate(task: Task, generator: StructureGenerator | str) -> list[Record]:
     else:
         attempts, end = _attempts(generator, task), f"the generator gave fewer than {task.n} structures"
     records: list[Record] = []
-    lost = 0.0
     while len(records) < task.n:
         start = time.perf_counter()
         try:
@@ -355,14 +363,12 @@ def generate(task: Task, generator: StructureGenerator | str) -> list[Record]:
             break
         except (Exception, SystemExit) as error:  # a generator may raise anything
             end = f"the generator raised {one_line(error)}"
-            lost = time.perf_counter() - start
             log.warning("%s, %s: %s", task.generator, task.cell_formula, end)
+            records.append(_accept(task, len(records), FailedAttempt(end), time.perf_counter() - start))
             break
         records.append(_accept(task, len(records), attempt, time.perf_counter() - start))
-    first = len(records)
-    return records + [
-        _accept(task, index, FailedAttempt(end), lost if index == first else 0.0) for index in range(first, task.n)
-    ]
+    missing = range(len(records), task.n)
+    return records + [_accept(task, index, FailedAttempt(end), 0.0) for index in missing]
 
 
 def _attempts(generator: StructureGenerator, task: Task) -> Iterator[object]:
