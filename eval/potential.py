@@ -4,33 +4,91 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
-    from ase import Atoms
     from ase.calculators.calculator import Calculator
+    from pymatgen.core import Structure
 
     from unimat_search.eval.relax import BatchedRelaxer
 
-FloatArray = NDArray[np.float64]
+
+@dataclass(frozen=True)
+class Crystals:
+    """Geometries of a batch, one after the other, on one device.
+
+    Attributes:
+        numbers: Atomic numbers, int64, shape (atoms,).
+        positions: Cartesian, angstrom, float64, shape (atoms, 3).
+        lattices: Row vectors, angstrom, float64, shape (crystals, 3, 3).
+        sizes: Atoms of each crystal, int64, shape (crystals,).
+    """
+
+    numbers: Tensor
+    positions: Tensor
+    lattices: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def of(cls, structures: Sequence[Structure], device: str = "cpu") -> Crystals:
+        """The geometries of pymatgen structures."""
+        positions = np.concatenate([s.cart_coords for s in structures])
+        lattices = np.array([s.lattice.matrix for s in structures])
+        return cls(
+            torch.tensor([site.specie.Z for s in structures for site in s], device=device),
+            torch.tensor(positions, dtype=torch.float64, device=device),
+            torch.tensor(lattices, dtype=torch.float64, device=device),
+            torch.tensor([len(s) for s in structures], device=device),
+        )
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @cached_property
+    def owners(self) -> Tensor:
+        """The crystal of each atom, shape (atoms,)."""
+        return torch.arange(len(self.sizes), device=self.sizes.device).repeat_interleave(self.sizes)
+
+    @property
+    def volumes(self) -> Tensor:
+        """Cubic angstrom, positive whatever the handedness, shape (crystals,)."""
+        volumes: Tensor = torch.linalg.det(self.lattices).abs()
+        return volumes
+
+    def __getitem__(self, part: slice) -> Crystals:
+        chosen = torch.zeros_like(self.sizes, dtype=torch.bool)
+        chosen[part] = True
+        atoms = chosen[self.owners]
+        return Crystals(self.numbers[atoms], self.positions[atoms], self.lattices[part], self.sizes[part])
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
-    """One point of a potential energy surface.
+class Evaluations:
+    """Points of a potential energy surface, one for each crystal of a batch.
 
     Attributes:
-        energy: Total, eV.
-        forces: eV/angstrom, shape (n, 3).
-        stress: eV/angstrom^3, ASE's sign (positive: the cell wants to shrink), shape (3, 3).
+        energies: Total, eV, float64, shape (crystals,).
+        forces: eV/angstrom, float64, shape (atoms, 3).
+        stresses: eV/angstrom^3, ASE's sign (positive: the cell wants to shrink), float64, shape (crystals, 3, 3).
     """
 
-    energy: float
-    forces: FloatArray
-    stress: FloatArray
+    energies: Tensor
+    forces: Tensor
+    stresses: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Evaluations]) -> Evaluations:
+        """One batch of several, in their order."""
+        return cls(
+            torch.cat([p.energies for p in parts]),
+            torch.cat([p.forces for p in parts]),
+            torch.cat([p.stresses for p in parts]),
+        )
 
 
 class Potential(Protocol):
@@ -41,26 +99,58 @@ class Potential(Protocol):
         """Potential and version, e.g. "chgnet-0.3.0"."""
         ...
 
-    def evaluate(self, batch: Sequence[Atoms]) -> list[Evaluation]:
-        """Evaluate each geometry; may raise for the whole batch, which is then tried one by one."""
+    @property
+    def device(self) -> str:
+        """Where it wants its geometries: a torch device."""
+        ...
+
+    @property
+    def capacity(self) -> float:
+        """How much it evaluates best at once, in the units of `load`."""
+        ...
+
+    def load(self, n_atoms: int, volume: float) -> float:
+        """What a crystal adds to a batch; `volume` in cubic angstrom."""
+        ...
+
+    def evaluate(self, crystals: Crystals) -> Evaluations:
+        """Evaluate each geometry; may raise for the whole batch, which is then tried in parts."""
         ...
 
 
 class AsePotential:
     """Any ASE calculator, one geometry after the other."""
 
+    device = "cpu"
+    capacity = 1.0
+
     def __init__(self, calculator: Calculator, name: str) -> None:
         self.calculator = calculator
         self.name = name
 
-    def evaluate(self, batch: Sequence[Atoms]) -> list[Evaluation]:
-        """See `Potential.evaluate`."""
-        return [self._evaluate(atoms) for atoms in batch]
+    def load(self, n_atoms: int, volume: float) -> float:  # noqa: ARG002
+        """See `Potential.load`: one crystal, whatever its size."""
+        return 1.0
 
-    def _evaluate(self, atoms: Atoms) -> Evaluation:
-        atoms = atoms.copy()
-        atoms.calc = self.calculator
-        return Evaluation(float(atoms.get_potential_energy()), atoms.get_forces(), atoms.get_stress(voigt=False))
+    def evaluate(self, crystals: Crystals) -> Evaluations:
+        """See `Potential.evaluate`."""
+        return Evaluations.joined([self._evaluate(crystals[i : i + 1]) for i in range(len(crystals))])
+
+    def _evaluate(self, crystal: Crystals) -> Evaluations:
+        from ase import Atoms
+
+        atoms = Atoms(
+            numbers=crystal.numbers.numpy(),
+            positions=crystal.positions.numpy(),
+            cell=crystal.lattices[0].numpy(),
+            pbc=True,
+            calculator=self.calculator,
+        )
+        return Evaluations(
+            torch.tensor([atoms.get_potential_energy()], dtype=torch.float64),
+            torch.tensor(atoms.get_forces(), dtype=torch.float64),
+            torch.tensor(atoms.get_stress(voigt=False)[None], dtype=torch.float64),
+        )
 
 
 def emt_relaxer() -> BatchedRelaxer:

@@ -3,32 +3,58 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-from ase import Atoms
-from pymatgen.core import Structure
+import torch
+from numpy.typing import NDArray
+from pymatgen.core import Lattice, Structure
+from torch import Tensor
 
-from unimat_search.eval.descent import CellDescent
-from unimat_search.eval.potential import Evaluation, Potential
+from unimat_search.eval.descent import OPTIMIZERS, Optimizer, Variables
+from unimat_search.eval.potential import Crystals, Evaluations, Potential
 from unimat_search.eval.sanity import IN_FLIGHT, Problem, geometry_problem
+from unimat_search.eval.symmetry import Symmetry
 from unimat_search.records import Outcome, Relaxation, RelaxSettings
+
+EV_PER_CUBIC_ANGSTROM = 160.21766208
+"""In GPa."""
+
+SAFE_HEIGHT = 1.5
+"""Angstrom between opposite faces of a cell below which it is looked at more closely."""
+
+SiteProperties = Callable[[Crystals], Mapping[str, Sequence[float]]]
 
 
 class BatchedRelaxer:
-    """Relaxes structures with any potential, `batch_size` of them in flight.
+    """Relaxes structures with any potential, several of them in flight.
 
     Args:
         potential: Where energies, forces and stresses come from.
-        batch_size: Structures evaluated together.
+        optimizer: "bfgs" (quasi-Newton steps that may not climb, FIRE where they fail) or "fire" (ASE's).
+        capacity: Load in flight, in the units of the potential's `load`; the potential's own if not given.
+            It is halved whenever memory runs out.
+        site_properties: What to say of the atoms of a converged crystal, from the crystal.
+
+    Raises:
+        ValueError: If there is no such optimizer, or the capacity is not positive.
     """
 
-    def __init__(self, potential: Potential, batch_size: int = 1) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+    def __init__(
+        self,
+        potential: Potential,
+        optimizer: str = "bfgs",
+        capacity: float | None = None,
+        site_properties: SiteProperties | None = None,
+    ) -> None:
+        if optimizer not in OPTIMIZERS:
+            raise ValueError(f"no optimizer {optimizer!r}; there are {', '.join(OPTIMIZERS)}")
+        if capacity is not None and not capacity > 0:
+            raise ValueError(f"capacity must be positive, got {capacity}")
         self.potential = potential
-        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.capacity = potential.capacity if capacity is None else float(capacity)
+        self.site_properties = site_properties
 
     @property
     def name(self) -> str:
@@ -37,110 +63,281 @@ class BatchedRelaxer:
 
     def relax(self, structures: Iterable[Structure], settings: RelaxSettings) -> Iterator[Relaxation]:
         """See `unimat_search.protocol.Relaxer.relax`."""
-        waiting = (_Flight(index, structure, settings) for index, structure in enumerate(structures))
-        in_flight: list[_Flight] = []
+        waiting = _Queue(_Flight(i, structure, settings) for i, structure in enumerate(structures))
+        batch = _Batch(OPTIMIZERS[self.optimizer](self.potential.device), settings, self.potential.device)
         while True:
-            in_flight += islice(waiting, self.batch_size - len(in_flight))
-            if not in_flight:
+            start = time.perf_counter()
+            while (flight := waiting.head) and self._has_room(batch, flight):
+                waiting.pop()
+                batch.join(flight)
+            if batch.flights:
+                batch.advance(*self._evaluate(batch.crystals()))
+            elif not batch.ended:
                 return
-            self._step(in_flight)
-            yield from (flight.result for flight in in_flight if flight.result)
-            in_flight = [flight for flight in in_flight if not flight.result]
+            batch.charge(time.perf_counter() - start)
+            for flight in batch.pop_ended():
+                yield self._annotated(flight).result()
 
-    def _step(self, in_flight: Sequence[_Flight]) -> None:
-        """Bring every structure in flight one optimizer step on, or to its end."""
-        sound = [(flight, atoms) for flight in in_flight if (atoms := flight.atoms_if_sound())]
-        start = time.perf_counter()
-        evaluations = self._evaluate([atoms for _, atoms in sound])
-        seconds_per_atom = (time.perf_counter() - start) / max(1, sum(len(atoms) for _, atoms in sound))
-        for (flight, atoms), evaluation in zip(sound, evaluations, strict=True):
-            flight.advance(evaluation, seconds_per_atom * len(atoms))
+    def _has_room(self, batch: _Batch, flight: _Flight) -> bool:
+        loads = [self.potential.load(f.num_sites, f.volume) for f in (*batch.flights, flight)]
+        return len(loads) == 1 or sum(loads) <= self.capacity
 
-    def _evaluate(self, batch: Sequence[Atoms]) -> list[Evaluation | Exception]:
+    def _evaluate(self, crystals: Crystals) -> tuple[Evaluations, dict[int, Exception]]:
+        """Evaluate a batch; where that raises, in ever smaller parts.
+
+        Returns:
+            The evaluations, not a number for crystals that could not be evaluated, and what was raised for these.
+        """
         try:
-            return list(self.potential.evaluate(batch))
+            return self.potential.evaluate(crystals), {}
         except Exception as error:  # a potential may raise anything; the rest of the batch goes on
-            if len(batch) == 1:
-                return [error]
-            return [result for atoms in batch for result in self._evaluate([atoms])]
+            if _is_out_of_memory(error):
+                self.capacity /= 2
+            if len(crystals) == 1:
+                return _no_evaluation(crystals), {0: error}
+        half = len(crystals) // 2
+        low, low_errors = self._evaluate(crystals[:half])
+        high, high_errors = self._evaluate(crystals[half:])
+        return Evaluations.joined([low, high]), low_errors | {half + i: e for i, e in high_errors.items()}
+
+    def _annotated(self, flight: _Flight) -> _Flight:
+        if self.site_properties and flight.structure and flight.outcome is Outcome.CONVERGED:
+            crystals = Crystals.of([flight.structure], self.potential.device)
+            for name, values in self.site_properties(crystals).items():
+                flight.structure.add_site_property(name, list(values))
+        return flight
+
+
+class _Queue:
+    """An iterator whose next item can be looked at."""
+
+    def __init__(self, flights: Iterator[_Flight]) -> None:
+        self._flights = flights
+        self.pop()
+
+    def pop(self) -> None:
+        self.head = next(self._flights, None)
 
 
 class _Flight:
-    """One structure on its way down."""
+    """What is known of one structure on its way down, apart from where it is."""
 
     def __init__(self, index: int, structure: Structure, settings: RelaxSettings) -> None:
         self.index = index
-        self.settings = settings
         self.species = structure.species
         self.numbers = np.array([site.specie.Z for site in structure])
-        self.descent = CellDescent(structure.lattice.matrix, structure.cart_coords)
+        self.lattice_0 = np.array(structure.lattice.matrix)
+        self.positions_0 = np.array(structure.cart_coords)
+        self.volume = abs(float(np.linalg.det(self.lattice_0))) or 1e-9
+        self.fix_symmetry = settings.fix_symmetry
+        self.symmetry: Symmetry | None = None
+        self.reduction: NDArray[np.float64] = np.eye(3)
         self.n_steps = 0
         self.seconds = 0.0
         self.energy: float | None = None
         self.max_force: float | None = None
-        self.result: Relaxation | None = None
+        self.structure: Structure | None = None
+        self.outcome: Outcome | None = None
+        self.detail = ""
 
-    def atoms_if_sound(self) -> Atoms | None:
-        """The geometry to evaluate; None if there is no use in that, and the flight has ended."""
-        lattice, positions = self.descent.lattice, self.descent.positions
+    @property
+    def num_sites(self) -> int:
+        return len(self.numbers)
+
+    def inspect(self, lattice: NDArray[np.float64], positions: NDArray[np.float64]) -> Problem | None:
+        """What makes a geometry not worth evaluating, or None; the cell to evaluate it in is reduced anew."""
         problem = geometry_problem(lattice, positions, self.numbers, IN_FLIGHT)
-        if problem:
-            self._end(problem)
-            return None
-        return Atoms(numbers=self.numbers, positions=positions, cell=lattice, pbc=True)
+        if problem is None:
+            reduced = Lattice(lattice).get_lll_reduced_lattice().matrix
+            self.reduction = np.round(reduced @ np.linalg.inv(lattice)).astype(np.float64)
+        return problem
 
-    def advance(self, evaluation: Evaluation | Exception, seconds: float) -> None:
-        """Take one optimizer step from an evaluated geometry, or end.
-
-        Args:
-            evaluation: Of the geometry, or what the potential raised.
-            seconds: What the evaluation took.
-        """
-        start = time.perf_counter()
-        self.seconds += seconds
-        if isinstance(evaluation, Exception):
-            self._end(Problem(Outcome.RELAXER_FAILED, one_line(evaluation)))
-        elif not _is_finite(evaluation):
-            self._end(Problem(Outcome.NAN, "the potential gave a value that is not a finite number"))
-        else:
-            self._descend(evaluation)
-        self.seconds += time.perf_counter() - start
-
-    def _descend(self, evaluation: Evaluation) -> None:
-        limits = self.settings
-        forces = self.descent.generalised_forces(evaluation.forces, evaluation.stress)
-        self.energy = evaluation.energy
-        self.max_force = float(np.linalg.norm(forces, axis=1).max())
-        if self.max_force < limits.fmax:
-            self._end(None)
-        elif self.n_steps >= limits.max_steps:
-            detail = f"{self.max_force:.3g} eV/angstrom after {self.n_steps} steps"
-            self._end(Problem(Outcome.NOT_CONVERGED, detail))
-        elif self.seconds > limits.time_limit:
-            detail = f"{limits.time_limit:g} s were over at step {self.n_steps}"
-            self._end(Problem(Outcome.TIME_LIMIT, detail))
-        else:
-            self.descent.step(forces)
-            self.n_steps += 1
-
-    def _end(self, problem: Problem | None) -> None:
-        lattice, positions = self.descent.lattice, self.descent.positions
-        structure = None
+    def land(self, lattice: NDArray[np.float64], positions: NDArray[np.float64], problem: Problem | None) -> None:
         if np.isfinite(positions).all() and np.isfinite(lattice).all() and abs(np.linalg.det(lattice)) > 1e-6:
-            structure = Structure(lattice, self.species, positions, coords_are_cartesian=True, to_unit_cell=True)
-        outcome, detail = problem or (Outcome.CONVERGED, "")
-        self.result = Relaxation(
-            self.index, structure, self.energy, self.n_steps, self.max_force, outcome, detail, self.seconds
+            self.structure = Structure(lattice, self.species, positions, coords_are_cartesian=True, to_unit_cell=True)
+        self.outcome, self.detail = problem or (Outcome.CONVERGED, "")
+
+    def result(self) -> Relaxation:
+        assert self.outcome is not None
+        return Relaxation(
+            self.index,
+            self.structure,
+            self.energy,
+            self.n_steps,
+            self.max_force,
+            self.outcome,
+            self.detail,
+            self.seconds,
         )
+
+
+class _Batch:
+    """The structures in flight, and where they are."""
+
+    def __init__(self, optimizer: Optimizer, settings: RelaxSettings, device: str) -> None:
+        self.flights: list[_Flight] = []
+        self.ended: list[_Flight] = []
+        self._optimizer = optimizer
+        self._settings = settings
+        self._device = device
+        self._variables: Variables | None = None
+        self._pressure = settings.pressure / EV_PER_CUBIC_ANGSTROM
+
+    @property
+    def variables(self) -> Variables:
+        assert self._variables is not None
+        return self._variables
+
+    def join(self, flight: _Flight) -> None:
+        """Take a structure in; one that is not worth evaluating ends at once."""
+        problem = flight.inspect(flight.lattice_0, flight.positions_0)
+        if problem:
+            flight.land(flight.lattice_0, flight.positions_0, problem)
+            self.ended.append(flight)
+            return
+        if flight.fix_symmetry:
+            flight.symmetry = Symmetry.of(flight.lattice_0, flight.positions_0, flight.numbers, self._device)
+        new = Variables.of(self._tensor(flight.lattice_0), self._tensor(flight.positions_0))
+        self._variables = self._variables.join(new) if self._variables else new
+        self._optimizer.join(self.variables.x[-1:])
+        self.flights.append(flight)
+
+    def crystals(self) -> Crystals:
+        """The geometries to evaluate, in reduced cells."""
+        lattices, positions = self.variables.geometries()
+        reductions = self._tensor(np.array([flight.reduction for flight in self.flights]))
+        numbers = torch.tensor(np.concatenate([f.numbers for f in self.flights]), device=self._device)
+        return Crystals(numbers, positions, reductions @ lattices, self.variables.sizes)
+
+    def advance(self, evaluations: Evaluations, errors: Mapping[int, Exception]) -> None:
+        """Bring every structure one optimizer step on, or to its end."""
+        settings = self._settings
+        forces = self._forces(evaluations)
+        max_forces = forces.norm(dim=2).amax(1).tolist()
+        problems: dict[int, Problem | None] = {}
+        for i, (flight, energy, max_force) in enumerate(
+            zip(self.flights, evaluations.energies.tolist(), max_forces, strict=True)
+        ):
+            if i in errors:
+                problems[i] = Problem(Outcome.RELAXER_FAILED, one_line(errors[i]))
+            elif not np.isfinite(energy + max_force):
+                problems[i] = Problem(Outcome.NAN, "the potential gave a value that is not a finite number")
+            else:
+                flight.energy, flight.max_force = energy, max_force
+                if max_force < settings.fmax:
+                    problems[i] = None
+                elif overdue := _overdue(flight, settings):
+                    problems[i] = overdue
+        going = self._mask(problems)
+        enthalpies = self._enthalpies(evaluations)[going]
+        self._land(problems, ask_geometry=errors)
+        self._step(forces[going], enthalpies)
+
+    def charge(self, seconds: float) -> None:
+        """Share out what a step took."""
+        flights = [*self.flights, *self.ended]
+        per_atom = seconds / max(1, sum(flight.num_sites for flight in flights))
+        for flight in flights:
+            flight.seconds += per_atom * flight.num_sites
+
+    def pop_ended(self) -> list[_Flight]:
+        ended, self.ended = self.ended, []
+        return ended
+
+    def _forces(self, evaluations: Evaluations) -> Tensor:
+        """Forces on the variables, as far as the settings let these move."""
+        pressure = self._pressure * torch.eye(3, dtype=torch.float64, device=self._device)
+        forces = self.variables.forces(evaluations.forces, evaluations.stresses + pressure)
+        if self._settings.fixed_cell:
+            forces[:, :3] = 0
+        for i, flight in enumerate(self.flights):
+            if flight.symmetry:
+                forces[i, : 3 + flight.num_sites] = flight.symmetry.project(forces[i, : 3 + flight.num_sites])
+        return forces
+
+    def _enthalpies(self, evaluations: Evaluations) -> Tensor:
+        if not self._pressure:
+            return evaluations.energies
+        return evaluations.energies + self._pressure * self.crystals().volumes
+
+    def _step(self, forces: Tensor, enthalpies: Tensor) -> None:
+        """Move the structures that are left, and end those that went where there is no way back."""
+        if not self.flights:
+            return
+        old = self.variables
+        x = self._optimizer.step(old.x, forces, enthalpies, old.sizes)
+        self._variables = Variables(x, old.lattices_0, old.sizes)
+        lattices, positions = self._geometries()
+        problems = {}
+        for i, (flight, lattice) in enumerate(zip(self.flights, lattices, strict=True)):
+            flight.n_steps += 1
+            if _is_suspicious(flight.reduction @ lattice, flight.num_sites) and (
+                problem := flight.inspect(lattice, positions[i])
+            ):
+                problems[i] = problem
+        self._land(problems)
+
+    def _land(self, problems: Mapping[int, Problem | None], ask_geometry: Mapping[int, object] | None = None) -> None:
+        """End structures, converged where there is no problem."""
+        if not problems:
+            return
+        lattices, positions = self._geometries()
+        for i, problem in problems.items():
+            flight = self.flights[i]
+            if i in (ask_geometry or {}):  # a broken geometry says more than what the potential raised
+                problem = flight.inspect(lattices[i], positions[i]) or problem
+            flight.land(lattices[i], positions[i], problem)
+            self.ended.append(flight)
+        going = self._mask(problems)
+        self.flights = [flight for i, flight in enumerate(self.flights) if i not in problems]
+        self._variables = self.variables.keep(going) if self.flights else None
+        self._optimizer.keep(going)
+
+    def _mask(self, ended: Mapping[int, object]) -> Tensor:
+        """Who goes on."""
+        return torch.tensor([i not in ended for i in range(len(self.flights))], dtype=torch.bool, device=self._device)
+
+    def _geometries(self) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
+        lattices, positions = self.variables.geometries()
+        ends = np.cumsum([flight.num_sites for flight in self.flights])
+        return lattices.cpu().numpy(), np.split(positions.cpu().numpy(), ends[:-1])
+
+    def _tensor(self, array: NDArray[np.float64]) -> Tensor:
+        return torch.tensor(array, dtype=torch.float64, device=self._device)
+
+
+def _overdue(flight: _Flight, settings: RelaxSettings) -> Problem | None:
+    if flight.n_steps >= settings.max_steps:
+        return Problem(Outcome.NOT_CONVERGED, f"{flight.max_force:.3g} eV/angstrom after {flight.n_steps} steps")
+    if flight.seconds > settings.time_limit:
+        return Problem(Outcome.TIME_LIMIT, f"{settings.time_limit:g} s were over at step {flight.n_steps}")
+    return None
+
+
+def _is_suspicious(lattice: NDArray[np.float64], num_sites: int) -> bool:
+    """Whether a cell is far from what it was, flat or out of the sane volumes: worth a closer look."""
+    volume = abs(float(np.linalg.det(lattice)))
+    smallest, largest = IN_FLIGHT.volume_per_atom
+    if not smallest < volume / num_sites < largest:
+        return True
+    areas = np.linalg.norm(np.cross(lattice[[1, 2, 0]], lattice[[2, 0, 1]]), axis=1)
+    return bool(volume / areas.max() < SAFE_HEIGHT)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "memory" in str(error)
+
+
+def _no_evaluation(crystals: Crystals) -> Evaluations:
+    n = len(crystals)
+    return Evaluations(
+        crystals.positions.new_full((n,), np.nan),
+        torch.full_like(crystals.positions, np.nan),
+        torch.full_like(crystals.lattices, np.nan),
+    )
 
 
 def one_line(error: BaseException) -> str:
     """An exception as one line of text: its type and the first line of its message."""
     message = str(error).strip().splitlines()
     return f"{type(error).__name__}: {message[0]}"[:300] if message else type(error).__name__
-
-
-def _is_finite(evaluation: Evaluation) -> bool:
-    return bool(
-        np.isfinite(evaluation.energy) and np.isfinite(evaluation.forces).all() and np.isfinite(evaluation.stress).all()
-    )

@@ -48,13 +48,16 @@ class FailedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class RelaxSettings:
-    """When a relaxation ends.
+    """What is relaxed, and when that ends.
 
     Attributes:
         fmax: Largest force that counts as relaxed, eV/angstrom, on every atom and on the cell as
             ASE's `FrechetCellFilter` defines its forces.
         max_steps: Optimizer steps at most; 0 evaluates the structure as it is.
         time_limit: Seconds that one structure may take.
+        pressure: Hydrostatic, GPa; the enthalpy goes down, the energy that is recorded is without p V.
+        fixed_cell: Move the atoms alone.
+        fix_symmetry: Keep the space group that a structure has (spglib, 0.01 angstrom).
 
     Raises:
         ValueError: If a value is out of range.
@@ -63,6 +66,9 @@ class RelaxSettings:
     fmax: float = 0.05
     max_steps: int = 500
     time_limit: float = 600.0
+    pressure: float = 0.0
+    fixed_cell: bool = False
+    fix_symmetry: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.fmax) and self.fmax > 0):
@@ -71,6 +77,8 @@ class RelaxSettings:
             raise ValueError(f"max_steps must be 0 or more, got {self.max_steps}")
         if not self.time_limit > 0:
             raise ValueError(f"time_limit must be positive (seconds), got {self.time_limit}")
+        if not math.isfinite(self.pressure):
+            raise ValueError(f"pressure must be finite (GPa), got {self.pressure}")
 
 
 @dataclass(frozen=True, slots=True)

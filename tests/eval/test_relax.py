@@ -1,30 +1,27 @@
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.calculators.emt import EMT
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pymatgen.core import Composition, Lattice, Structure
+from pymatgen.core import Lattice, Structure
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from unimat_search.airss import RandomSearch
+from tests.eval.structures import HOPELESS, ROCK_SALT, random_structures
 from unimat_search.eval.chgnet import ChgnetPotential, chgnet_relaxer
-from unimat_search.eval.descent import frechet_adjoint
-from unimat_search.eval.potential import AsePotential, Evaluation, emt_relaxer
-from unimat_search.eval.relax import BatchedRelaxer
-from unimat_search.records import FailedAttempt, Outcome, Relaxation, RelaxSettings
+from unimat_search.eval.descent import Bfgs, Variables, frechet_adjoint
+from unimat_search.eval.potential import AsePotential, Crystals, Evaluations, emt_relaxer
+from unimat_search.eval.relax import EV_PER_CUBIC_ANGSTROM, BatchedRelaxer
+from unimat_search.records import Outcome, Relaxation, RelaxSettings
 from unimat_search.testing import check_relaxer
-
-
-def random_structures(formula: str, n: int, seed: int = 0) -> list[Structure]:
-    attempts = RandomSearch().generate(Composition(formula), n, seed=seed)
-    return [attempt for attempt in attempts if not isinstance(attempt, FailedAttempt)]
 
 
 def to_atoms(structure: Structure) -> Atoms:
@@ -37,16 +34,8 @@ def relaxed(relaxer: BatchedRelaxer, structures: Sequence[Structure], **limits: 
     return sorted(results, key=lambda result: result.index)
 
 
-ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
-HOPELESS = {
-    "two atoms on one spot": Structure(Lattice.cubic(4), ["Na", "Cl"], [[0.0, 0, 0], [0.0, 0, 0]]),
-    "an isolated atom": Structure(Lattice.cubic(7.6), ["Na", "Cl", "Cl"], [[0.0, 0, 0], [0.1, 0, 0], [0.55, 0.5, 0.5]]),
-    "a cell of 200 angstrom": Structure(Lattice.cubic(200), ["Na", "Cl"], [[0.0, 0, 0], [0.01, 0.01, 0]]),
-    "not a number": Structure(Lattice.cubic(4), ["Na", "Cl"], [[0.0, 0, 0], [np.nan, 0, 0]]),
-    "no volume": Structure(
-        Lattice.from_parameters(3, 3, 3, 60, 60, 119.99), ["Na", "Cl"], [[0.0, 0, 0], [0.5, 0.5, 0.5]]
-    ),
-}
+def fire() -> BatchedRelaxer:
+    return BatchedRelaxer(AsePotential(EMT(), "ase-emt"), "fire")
 
 
 @settings(max_examples=15)
@@ -54,7 +43,7 @@ HOPELESS = {
 def test_every_trajectory_is_ases_own(formula: str, seed: int) -> None:
     """Steps, energy and cell of ASE's FIRE on ASE's FrechetCellFilter."""
     structure = random_structures(formula, 1, seed)[0]
-    ours = relaxed(emt_relaxer(), [structure], max_steps=60)[0]
+    ours = relaxed(fire(), [structure], max_steps=60)[0]
     atoms = to_atoms(structure)
     atoms.calc = EMT()
     optimizer = FIRE(FrechetCellFilter(atoms), logfile=None)
@@ -73,7 +62,7 @@ def test_the_cell_gradient_is_the_derivative(seed: int) -> None:
 
     rng = np.random.default_rng(seed)
     log, weights = 0.3 * rng.normal(size=(3, 3)), rng.normal(size=(3, 3))
-    gradient = frechet_adjoint(log, weights)
+    gradient = frechet_adjoint(torch.tensor(log)[None], torch.tensor(weights)[None])[0].numpy()
     for i, j in np.ndindex(3, 3):
         step = np.zeros((3, 3))
         step[i, j] = 1e-5
@@ -97,21 +86,6 @@ def test_rock_salt_by_chgnet() -> None:
     assert result.structure.lattice.a == pytest.approx(5.69, rel=0.01)
 
 
-def test_chgnet_is_chgnets_own() -> None:
-    """Energies, forces and stress of `CHGNet.predict_structure`, which gives eV/atom and GPa."""
-    potential = ChgnetPotential()
-    structures = [ROCK_SALT, *random_structures("Sr2Ti2O6", 3), *random_structures("C", 1)]
-    batch = potential.evaluate([to_atoms(s) for s in structures])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        expected = [potential.model.predict_structure(s, task="efs") for s in structures]
-    for structure, ours, theirs in zip(structures, batch, expected, strict=True):
-        handedness = np.sign(np.linalg.det(structure.lattice.matrix))  # chgnet's stress has this sign
-        assert ours.energy / len(structure) == pytest.approx(float(theirs["e"]), abs=1e-5)
-        assert np.allclose(ours.forces, theirs["f"], rtol=1e-3, atol=1e-3)
-        assert np.allclose(ours.stress * 160.21766208, handedness * theirs["s"], rtol=1e-3, atol=0.01)
-
-
 def test_a_left_handed_cell_relaxes_as_its_mirror_does() -> None:
     """chgnet divides by the signed volume: without care a left-handed cell would run from its minimum."""
     squeezed = ROCK_SALT.copy().apply_strain(-0.03, inplace=False)
@@ -121,10 +95,10 @@ def test_a_left_handed_cell_relaxes_as_its_mirror_does() -> None:
     assert mirrored.energy == pytest.approx(right.energy, abs=1e-3)
 
 
-@pytest.mark.parametrize("batch_size", [1, 8])
-def test_the_hopeless_neither_crash_nor_stop_the_batch(batch_size: int) -> None:
+@pytest.mark.parametrize("capacity", [1.0, 10_000.0])
+def test_the_hopeless_neither_crash_nor_stop_the_batch(capacity: float) -> None:
     structures = [ROCK_SALT, *HOPELESS.values(), ROCK_SALT]
-    results = relaxed(BatchedRelaxer(ChgnetPotential(), batch_size), structures)
+    results = relaxed(BatchedRelaxer(ChgnetPotential(device="cpu"), capacity=capacity), structures)
     outcomes = [result.outcome for result in results]
     assert outcomes[0] is outcomes[-1] is Outcome.CONVERGED
     assert outcomes[1:3] == [Outcome.COLLAPSED, Outcome.ISOLATED_ATOMS]
@@ -139,7 +113,7 @@ def test_a_one_atom_cell() -> None:
 
 
 def test_no_steps_evaluates_the_structure_as_it_is() -> None:
-    result = relaxed(emt_relaxer(), random_structures("Al4", 1), max_steps=0)[0]
+    result = relaxed(fire(), random_structures("Al4", 1), max_steps=0)[0]
     assert result.n_steps == 0
     assert result.outcome is Outcome.NOT_CONVERGED
     assert result.energy is not None
@@ -158,34 +132,36 @@ def test_the_time_limit_is_a_reason() -> None:
     assert result.energy is not None
 
 
-class Moody:
+class Moody(AsePotential):
     """A potential that breaks in every way for a known number of atoms."""
 
-    name = "moody"
+    capacity = 5.0
 
     def __init__(self) -> None:
-        self.emt = AsePotential(EMT(), "emt")
+        super().__init__(EMT(), "moody")
+        self.sizes: list[int] = []
 
-    def evaluate(self, batch: Sequence[Atoms]) -> list[Evaluation]:
-        if any(len(atoms) == 2 for atoms in batch):
+    def evaluate(self, crystals: Crystals) -> Evaluations:
+        self.sizes.append(len(crystals))
+        if 2 in crystals.sizes:
             raise MemoryError("two atoms are too many")
-        return [self._evaluate(atoms) for atoms in batch]
+        return super().evaluate(crystals)
 
-    def _evaluate(self, atoms: Atoms) -> Evaluation:
-        evaluation = self.emt.evaluate([atoms])[0]
-        match len(atoms):
+    def _evaluate(self, crystal: Crystals) -> Evaluations:
+        right = super()._evaluate(crystal)
+        match len(crystal.numbers):
             case 3:
-                return Evaluation(np.nan, evaluation.forces, evaluation.stress)
+                return Evaluations(right.energies * np.nan, right.forces, right.stresses)
             case 4:
-                return Evaluation(evaluation.energy, evaluation.forces, np.full((3, 3), 10.0))
+                return Evaluations(right.energies, right.forces, torch.full((1, 3, 3), 10.0).double())
             case 5:
-                return Evaluation(evaluation.energy, evaluation.forces, np.diag([-10.0, -10, -10]))
-        return evaluation
+                return Evaluations(right.energies, right.forces, -10 * torch.eye(3).double()[None])
+        return right
 
 
 def test_a_potential_that_breaks_costs_only_its_structure() -> None:
     structures = [random_structures(f"Al{n}", 1)[0] for n in (1, 2, 3, 4, 5)]
-    results = relaxed(BatchedRelaxer(Moody(), batch_size=5), structures, max_steps=400)
+    results = relaxed(BatchedRelaxer(Moody()), structures, max_steps=400)
     assert [result.outcome for result in results] == [
         Outcome.CONVERGED,
         Outcome.RELAXER_FAILED,
@@ -196,6 +172,115 @@ def test_a_potential_that_breaks_costs_only_its_structure() -> None:
     assert "two atoms are too many" in results[1].detail
 
 
+def test_batches_shrink_when_memory_runs_out() -> None:
+    relaxer = BatchedRelaxer(Moody(), capacity=8)
+    relaxed(relaxer, [*random_structures("Al6", 7), *random_structures("Al2", 1)], max_steps=3)
+    assert relaxer.capacity == 8 / 2**4  # 8, 4, 2 and 1 at once: one crystal too large on its own
+    assert isinstance(relaxer.potential, Moody)
+    assert relaxer.potential.sizes[:7] == [8, 4, 4, 2, 2, 1, 1]
+
+
+def test_structures_in_flight_do_not_see_each_other() -> None:
+    structures = [s for f in ("Al2Cu2", "Au5", "Ni3Al", "Pt") for s in random_structures(f, 3)]
+    for optimizer in ("fire", "bfgs"):
+        alone, together = (
+            relaxed(BatchedRelaxer(AsePotential(EMT(), "emt"), optimizer, capacity), structures) for capacity in (1, 5)
+        )
+        for a, b in zip(alone, together, strict=True):
+            assert a.n_steps == b.n_steps
+            assert a.energy == pytest.approx(b.energy, abs=1e-6)
+
+
+def test_bfgs_needs_fewer_steps_and_ends_as_low() -> None:
+    structures = [s for f in ("Al2Cu2", "Au4", "Ni3Al") for s in random_structures(f, 6)]
+    slow, fast = relaxed(fire(), structures), relaxed(emt_relaxer(), structures)
+    assert sum(result.n_steps for result in fast) < 0.75 * sum(result.n_steps for result in slow)
+    higher = [b.energy > a.energy + 1e-3 * len(s) for a, b, s in zip(slow, fast, structures, strict=True)
+              if a.energy is not None and b.energy is not None]  # fmt: skip
+    assert sum(higher) <= 1
+
+
+def test_bfgs_gives_up_where_every_step_climbs() -> None:
+    """After `PATIENCE` steps taken back it goes on with FIRE's displacements from the lowest point."""
+    x = torch.zeros(1, 4, 3, dtype=torch.float64)
+    optimizer, sizes = Bfgs(), torch.tensor([1])
+    optimizer.join(x)
+    forces = torch.zeros_like(x)
+    forces[0, 3, 0] = 0.2
+    start = x
+    lengths = []
+    for step in range(Bfgs.PATIENCE + 3):
+        x = optimizer.step(x, forces, torch.tensor([float(step)], dtype=torch.float64), sizes)
+        lengths.append(float((x - start).norm()))
+    climbs = lengths[: Bfgs.PATIENCE]
+    assert all(b < a for a, b in pairwise(climbs))
+    assert lengths[Bfgs.PATIENCE] == pytest.approx(0.2 * 0.1**2)  # FIRE's first step: force x dt^2
+    assert lengths[-1] > lengths[-2] > lengths[Bfgs.PATIENCE]
+
+
+def test_no_step_is_longer_than_allowed() -> None:
+    x = torch.zeros(2, 9, 3, dtype=torch.float64)
+    for optimizer in (Bfgs(), type(Bfgs()._fire)()):
+        optimizer.join(x)
+        forces = 1e4 * torch.randn(2, 9, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        moved = optimizer.step(x, forces, torch.zeros(2).double(), torch.tensor([6, 6]))
+        assert float(moved.norm(dim=2).max()) <= 0.3
+
+
+def test_a_fixed_cell_stays() -> None:
+    structure = random_structures("Al2Cu2", 1)[0]
+    result = relaxed(emt_relaxer(), [structure], fixed_cell=True)[0]
+    assert result.outcome is Outcome.CONVERGED
+    assert result.structure is not None
+    assert np.allclose(result.structure.lattice.matrix, structure.lattice.matrix, atol=1e-12)
+    assert not np.allclose(result.structure.distance_matrix, structure.distance_matrix, atol=1e-3)
+
+
+def test_pressure_is_the_stress_that_is_left() -> None:
+    """At 20 GPa a relaxed crystal pushes back with 20 GPa, and has the lower enthalpy."""
+    structure = random_structures("Al2Cu2", 1, seed=1)[0]
+    free, pressed = (relaxed(emt_relaxer(), [structure], pressure=p, fmax=0.002)[0] for p in (0.0, 20.0))
+    assert pressed.outcome is Outcome.CONVERGED
+    assert free.structure is not None
+    assert pressed.structure is not None
+    stress = emt_relaxer().potential.evaluate(Crystals.of([pressed.structure])).stresses[0].numpy()
+    assert np.allclose(-stress * EV_PER_CUBIC_ANGSTROM, 20 * np.eye(3), atol=0.1)
+    assert pressed.energy is not None
+    assert free.energy is not None
+    assert pressed.energy + 20 / EV_PER_CUBIC_ANGSTROM * pressed.structure.volume < (
+        free.energy + 20 / EV_PER_CUBIC_ANGSTROM * free.structure.volume
+    )
+
+
+def test_a_fixed_space_group_is_kept() -> None:
+    """A tetragonal cell on its way to a lower symmetry, with positions off their sites by rounding."""
+    bct = Structure.from_spacegroup("I4/mmm", Lattice.tetragonal(3.3, 4.6), ["Al", "Cu"], [[0.0, 0, 0], [0, 0.5, 0.25]])
+    group = SpacegroupAnalyzer(bct).get_space_group_number()
+    shaken = bct.copy().perturb(1e-4)
+    kept = relaxed(emt_relaxer(), [shaken], fix_symmetry=True)[0]
+    assert kept.outcome is Outcome.CONVERGED
+    assert kept.structure is not None
+    assert SpacegroupAnalyzer(kept.structure, symprec=2e-3).get_space_group_number() == group
+    a, b, c = kept.structure.lattice.abc
+    assert a == pytest.approx(b, abs=1e-6)
+    assert a != pytest.approx(c, abs=0.1)
+
+
+def test_magnetic_moments_on_request() -> None:
+    iron = Structure(Lattice.cubic(2.84), ["Fe"] * 2, [[0.0, 0, 0], [0.5, 0.5, 0.5]])
+    result = relaxed(chgnet_relaxer(magmoms=True), [iron])[0]
+    assert result.structure is not None
+    assert result.structure.site_properties["magmom"] == pytest.approx([2.2, 2.2], abs=0.3)  # experiment: 2.2
+
+
+def test_variables_are_the_geometry() -> None:
+    structure = random_structures("Al2Cu3", 1)[0]
+    variables = Variables.of(torch.tensor(structure.lattice.matrix), torch.tensor(structure.cart_coords))
+    lattices, positions = variables.join(variables).geometries()
+    assert np.allclose(lattices[1], structure.lattice.matrix)
+    assert np.allclose(positions[5:], structure.cart_coords)
+
+
 def test_an_element_that_the_potential_does_not_know() -> None:
     result = relaxed(emt_relaxer(), [ROCK_SALT])[0]
     assert result.outcome is Outcome.RELAXER_FAILED
@@ -203,13 +288,19 @@ def test_an_element_that_the_potential_does_not_know() -> None:
 
 
 @pytest.mark.parametrize(
-    "limits", [{"fmax": 0}, {"fmax": float("nan")}, {"fmax": -1}, {"max_steps": -1}, {"time_limit": 0}]
+    "limits",
+    [{"fmax": 0}, {"fmax": float("nan")}, {"fmax": -1}, {"max_steps": -1}, {"time_limit": 0}, {"pressure": np.inf}],
 )
 def test_bad_settings(limits: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"fmax|max_steps|time_limit"):
+    with pytest.raises(ValueError, match=r"fmax|max_steps|time_limit|pressure"):
         RelaxSettings(**limits)  # type: ignore[arg-type]
 
 
-def test_bad_batch_size() -> None:
-    with pytest.raises(ValueError, match="batch_size"):
-        BatchedRelaxer(Moody(), batch_size=0)
+def test_bad_capacity() -> None:
+    with pytest.raises(ValueError, match="capacity must be positive, got 0"):
+        BatchedRelaxer(Moody(), capacity=0)
+
+
+def test_an_optimizer_that_there_is_not() -> None:
+    with pytest.raises(ValueError, match="no optimizer 'newton'; there are bfgs, fire"):
+        BatchedRelaxer(Moody(), "newton")
