@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Protocol, Self
 
 import torch
@@ -21,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 CELL_ROWS = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Variables:
     """Where the crystals of a batch are.
 
@@ -51,7 +52,7 @@ class Variables:
         """U, shape (crystals, 3, 3)."""
         return self.x[:, :CELL_ROWS] / self.sizes[:, None, None]
 
-    @property
+    @cached_property
     def deformations(self) -> Tensor:
         """F, shape (crystals, 3, 3)."""
         deformations: Tensor = torch.linalg.matrix_exp(self.deformation_logs)
@@ -250,9 +251,9 @@ class Bfgs:
     the lowest point of its descent.
     """
 
-    NEAR = 1.0
+    NEAR = 2.0
     """Largest force below which the curvature is worth learning, eV/angstrom."""
-    BASIN = 0.25
+    BASIN = 0.5
     """Largest force below which a crystal is taken to be in its basin, eV/angstrom."""
     CURVATURE = 70.0
     """Before anything is learnt, eV/angstrom^2: ASE's."""

@@ -33,26 +33,36 @@ from unimat_search.registry import PluginError, Spec, load
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+DEFAULT_CHUNK = 8
+"""Structures that a worker gets at once: enough for some to be in flight together, few enough to share out evenly.
+On a GPU, hundreds."""
+
 Tag = TypeVar("Tag")
 Item = TypeVar("Item")
 
 
 def load_relaxer(spec: Spec) -> Relaxer:
-    """Build a relaxer from its specification; an ASE calculator is wrapped into one.
+    """Build a relaxer from its specification; an ASE calculator or a torch-sim model is wrapped into one.
 
     Raises:
         PluginError: If it can't be built, or is neither.
     """
     from ase.calculators.calculator import BaseCalculator
 
+    from unimat_search.eval.adapters import TorchSimPotential, is_torch_sim_model
     from unimat_search.eval.potential import AsePotential
 
     with quiet():
         built = load("relaxers", spec)
     if isinstance(built, BaseCalculator):
         return BatchedRelaxer(AsePotential(built, spec.label))
+    if is_torch_sim_model(built):
+        return BatchedRelaxer(TorchSimPotential(built, spec.label))
     if not isinstance(built, Relaxer):
-        raise PluginError(f"{spec.label} is neither a Relaxer nor an ASE calculator, but a {type(built).__name__}")
+        raise PluginError(
+            f"{spec.label} is neither a Relaxer, nor an ASE calculator, nor a torch-sim model, "
+            f"but a {type(built).__name__}"
+        )
     return built
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from pymatgen.core import Composition, Element, Lattice, Structure
 
 from unimat_search.eval.files import read_structures
-from unimat_search.eval.parallel import chunked, relax_chunks
+from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, relax_chunks
 from unimat_search.records import Outcome, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
 
@@ -174,7 +174,7 @@ def build_references(
     found: dict[str, list[tuple[str, Relaxation]]] = {symbol: [] for symbol in candidates}
     named = [(symbol, name, s) for symbol, group in candidates.items() for name, s in group]
     named.sort(key=lambda item: len(item[2]))
-    chunks = (([item[:2] for item in chunk], [item[2] for item in chunk]) for chunk in chunked(named, 4))
+    chunks = (([item[:2] for item in chunk], [item[2] for item in chunk]) for chunk in chunked(named, DEFAULT_CHUNK))
     for tags, results in relax_chunks(spec, chunks, RelaxSettings(), workers=workers):
         for (symbol, name), result in zip(tags, results, strict=True):
             found[symbol].append((name, result))

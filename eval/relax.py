@@ -149,7 +149,8 @@ class _Flight:
         problem = geometry_problem(lattice, positions, self.numbers, IN_FLIGHT)
         if problem is None:
             reduced = Lattice(lattice).get_lll_reduced_lattice().matrix
-            self.reduction = np.round(reduced @ np.linalg.inv(lattice)).astype(np.float64)
+            right_handed = reduced * np.sign(np.linalg.det(reduced))  # some potentials divide by the signed volume
+            self.reduction = np.round(right_handed @ np.linalg.inv(lattice)).astype(np.float64)
         return problem
 
     def land(self, lattice: NDArray[np.float64], positions: NDArray[np.float64], problem: Problem | None) -> None:

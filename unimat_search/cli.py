@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,10 @@ def main() -> None:
 @click.option("--fmax", type=float, help="Force threshold on atoms and cell, eV/angstrom. [default: 0.05]")
 @click.option("--max-steps", type=int, help="Optimizer steps at most. [default: 500]")
 @click.option("--time-limit", type=float, help="Seconds for one structure at most. [default: 600]")
+@click.option("--pressure", type=float, help="Hydrostatic, GPa. [default: 0]")
+@click.option("--fixed-cell/--free-cell", default=None, help="Move the atoms alone, or the cell too. [default: free]")
+@click.option("--fix-symmetry/--free-symmetry", default=None, help="Keep each candidate's space group. [default: free]")
+@click.option("--chunk", type=int, help="Candidates that a worker gets at once; on a GPU, hundreds. [default: 8]")
 @click.option("--reference", type=FILE, help="Known structures: CIF, extxyz, POSCAR, parquet, or a folder.")
 @click.option(
     "--matcher",
@@ -231,13 +235,13 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 def _settings(options: dict[str, Any], stored: CompareSettings | None) -> CompareSettings:
     """The command's options over the stored or the default settings."""
     from unimat_search.compare import CompareSettings
-    from unimat_search.records import MatchSettings
+    from unimat_search.records import MatchSettings, RelaxSettings
 
     base = stored or CompareSettings(formulas=options["formulas"])
-    relax = {name: options[name] for name in ("fmax", "max_steps", "time_limit") if options[name] is not None}
+    relax = {f.name: options[f.name] for f in fields(RelaxSettings) if options[f.name] is not None}
     given = {
         name: options[name]
-        for name in ("formulas", "generators", "n", "formula_units", "max_atoms", "seed", "relaxer")
+        for name in ("formulas", "generators", "n", "formula_units", "max_atoms", "seed", "relaxer", "chunk")
         if options[name] not in (None, ())
     }
     if options["reference"] is not None:

@@ -19,7 +19,7 @@ from pymatgen.core import Composition, Element, Structure
 
 from unimat_search.eval.match import Known, best_match, read_known
 from unimat_search.eval.metrics import delta_e_f, lowest, summarise_matches, summarise_overall, summarise_records
-from unimat_search.eval.parallel import chunked, load_relaxer, quiet, relax_chunks, usable_cores
+from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, quiet, relax_chunks, usable_cores
 from unimat_search.eval.references import References, references_for
 from unimat_search.eval.relax import one_line
 from unimat_search.eval.sanity import FORMATION_ENERGY_WINDOW, structure_problem
@@ -43,10 +43,6 @@ log = logging.getLogger(__name__)
 
 RESULTS, SETTINGS, SUMMARY, TABLE, BEST = "results.sqlite", "run.toml", "summary.json", "summary.csv", "best"
 
-CHUNK = 4
-"""Candidates relaxed together. A chunk is the same whatever the number of workers and however often a run
-was resumed, which is why results do not depend on either."""
-
 MANY = 2**63 - 1
 """The largest number that the store holds."""
 
@@ -69,7 +65,9 @@ class CompareSettings:
         max_atoms: Atoms in a cell at most.
         seed: Given to every generator.
         relaxer: Specification of the relaxer.
-        relax: When a relaxation ends.
+        relax: What is relaxed, and when that ends.
+        chunk: Candidates of one task that a worker gets at once. A chunk is the same whatever the number of workers
+            and however often a run was resumed, which is why results do not depend on either.
         reference: Path of known structures; empty for none.
         matcher: When a known structure counts as found.
 
@@ -85,6 +83,7 @@ class CompareSettings:
     seed: int = 0
     relaxer: str = "chgnet"
     relax: RelaxSettings = field(default_factory=RelaxSettings)
+    chunk: int = DEFAULT_CHUNK
     reference: str = ""
     matcher: MatchSettings = field(default_factory=MatchSettings)
 
@@ -96,7 +95,7 @@ class CompareSettings:
         for text in (*self.formulas, *self.generators, self.formula_units, self.relaxer, self.reference):
             if not isinstance(text, str):
                 raise ValueError(f"{text!r} must be text")
-        for name, largest in (("n", MANY), ("max_atoms", MOST_ATOMS), ("seed", MANY)):
+        for name, largest in (("n", MANY), ("max_atoms", MOST_ATOMS), ("seed", MANY), ("chunk", MANY)):
             value = getattr(self, name)
             if not isinstance(value, int) or not (name != "seed") <= value <= largest:
                 raise ValueError(f"{name} must be a whole number from {int(name != 'seed')} to {largest}, got {value}")
@@ -331,7 +330,7 @@ def _run(
                 store.write(records)
             waiting = [record for record in records if record.outcome is None]
             report(task.n - len(waiting))
-            for chunk in chunked(waiting, CHUNK):
+            for chunk in chunked(waiting, settings.chunk):
                 yield chunk, [r.initial_structure for r in chunk if r.initial_structure is not None]
 
     report(0)

@@ -45,6 +45,7 @@ def examine(data_dir: Path | None) -> list[Finding]:
     return [
         *packages,
         _devices(),
+        _kernels(),
         *(_generator(name) for name in names("generators")),
         *(finding for name in names("relaxers") for finding in _relaxer(name)),
         _data(data_dir),
@@ -68,6 +69,15 @@ def _devices() -> Finding:
     if torch.backends.mps.is_available():
         devices.append("mps")
     return Finding("ok", "devices", f"{', '.join(devices)}; {usable_cores()} usable cores")
+
+
+def _kernels() -> Finding:
+    from unimat_search.eval.chgnet.kernels import LEVELS, CompiledKernel, library
+
+    if library() is None:
+        cure = "CHGNet takes 3 times as long: install a C compiler, then pip install --force-reinstall --no-deps"
+        return Finding("missing", "compiled kernels", f"{cure} unimat-search")
+    return Finding("ok", "compiled kernels", LEVELS[CompiledKernel().level])
 
 
 def _generator(name: str) -> Finding:

@@ -75,6 +75,8 @@ def load(kind: Kind, spec: Spec) -> Any:  # noqa: ANN401 - a factory may build a
     factory = _factory(kind, spec.name)
     try:
         return factory(**spec.options)
+    except UserError as error:
+        raise PluginError(f"{spec.label}: {error}") from error
     except (Exception, SystemExit) as error:  # anybody's code may do anything
         raise PluginError(f"{spec.label}: {type(error).__name__}: {error}") from error
 

@@ -17,6 +17,8 @@
 #define EPSILON 1e-5f
 
 typedef float vec __attribute__((vector_size(64)));
+typedef float half __attribute__((vector_size(32)));
+typedef float quarter __attribute__((vector_size(16)));
 typedef int32_t ivec __attribute__((vector_size(64)));
 typedef float loose __attribute__((vector_size(64), aligned(4), may_alias));
 
@@ -32,7 +34,8 @@ struct job {
     const float *weights;               /* (any, WIDTH) */
     const int64_t *weight_index;        /* (n_rows) */
     const int64_t *owners;              /* (n_rows); null: each row is its own */
-    float *saved;                       /* (n_rows, 2 WIDTH): forward writes, backward reads */
+    float *saved;                       /* (n_rows, 2 WIDTH): rows after their norm; forward writes, backward reads */
+    float *inverses;                    /* (n_rows, 2): what the norms multiplied them with, likewise */
     float *out;                         /* (owners, WIDTH): forward adds */
     const float *out_slope;             /* (owners, WIDTH) */
     float *table_slopes[MAX_TABLES];    /* as tables: backward adds */

@@ -11,9 +11,10 @@ static inline __attribute__((always_inline)) void NAME(add)(float *to, vec x) { 
 
 static inline __attribute__((always_inline)) float NAME(sum)(vec x)
 {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += x[i];
-    return total;
+    union { vec whole; half halves[2]; } v = {x};
+    union { half whole; quarter halves[2]; } w = {v.halves[0] + v.halves[1]};
+    quarter q = w.halves[0] + w.halves[1];
+    return (q[0] + q[1]) + (q[2] + q[3]);
 }
 
 /* exp(x) for |x| <= 40, relative error below 2e-7: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. */
@@ -93,13 +94,9 @@ static inline __attribute__((always_inline)) float NAME(normalise)(vec x[VECS])
     return inverse;
 }
 
-/* From a row before its norm to core, gate, their sigmoids. */
-static inline __attribute__((always_inline)) void NAME(activate)(const struct job *job, vec z[2 * VECS], vec core[VECS], vec s_core[VECS], vec s_gate[VECS], float inverse[2])
+/* From a normalised row to core, gate, their sigmoids. */
+static inline __attribute__((always_inline)) void NAME(activate)(const struct job *job, const vec z[2 * VECS], vec core[VECS], vec s_core[VECS], vec s_gate[VECS])
 {
-    if (job->norm) {
-        inverse[0] = NAME(normalise)(z);
-        inverse[1] = NAME(normalise)(z + VECS);
-    }
     for (int v = 0; v < VECS; v++) {
         core[v] = z[v];
         vec gate = z[VECS + v];
@@ -137,12 +134,13 @@ static void NAME(forward)(const struct job *job)
         for (int r = 0; r < rows; r++) {
             long row = start + r;
             vec z[2 * VECS], core[VECS], s_core[VECS], s_gate[VECS];
-            float inverse[2] = {1.0f, 1.0f};
-            for (int v = 0; v < 2 * VECS; v++) {
-                z[v] = NAME(load)(before + r * 2 * WIDTH + v * LANES);
-                NAME(store)(job->saved + row * 2 * WIDTH + v * LANES, z[v]);
+            for (int v = 0; v < 2 * VECS; v++) z[v] = NAME(load)(before + r * 2 * WIDTH + v * LANES);
+            if (job->norm) {
+                job->inverses[2 * row] = NAME(normalise)(z);
+                job->inverses[2 * row + 1] = NAME(normalise)(z + VECS);
             }
-            NAME(activate)(job, z, core, s_core, s_gate, inverse);
+            for (int v = 0; v < 2 * VECS; v++) NAME(store)(job->saved + row * 2 * WIDTH + v * LANES, z[v]);
+            NAME(activate)(job, z, core, s_core, s_gate);
             float *to = job->out + (job->owners ? job->owners[row] : row) * WIDTH;
             const float *weights = job->weights ? job->weights + job->weight_index[row] * WIDTH : 0;
             for (int v = 0; v < VECS; v++) {
@@ -175,9 +173,8 @@ static void NAME(backward)(const struct job *job)
         for (int r = 0; r < rows; r++) {
             long row = start + r;
             vec z[2 * VECS], core[VECS], s_core[VECS], s_gate[VECS], slope[2 * VECS];
-            float inverse[2] = {1.0f, 1.0f};
             for (int v = 0; v < 2 * VECS; v++) z[v] = NAME(load)(job->saved + row * 2 * WIDTH + v * LANES);
-            NAME(activate)(job, z, core, s_core, s_gate, inverse);
+            NAME(activate)(job, z, core, s_core, s_gate);
             const float *above = job->out_slope + (job->owners ? job->owners[row] : row) * WIDTH;
             const float *weights = job->weights ? job->weights + job->weight_index[row] * WIDTH : 0;
             float *weight_slope = job->weights ? job->weight_slope + job->weight_index[row] * WIDTH : 0;
@@ -196,8 +193,8 @@ static void NAME(backward)(const struct job *job)
                 }
             }
             if (job->norm) {
-                NAME(unnormalise)(z, slope, inverse[0]);
-                NAME(unnormalise)(z + VECS, slope + VECS, inverse[1]);
+                NAME(unnormalise)(z, slope, job->inverses[2 * row]);
+                NAME(unnormalise)(z + VECS, slope + VECS, job->inverses[2 * row + 1]);
             }
             for (int v = 0; v < 2 * VECS; v++) NAME(store)(slopes + r * 2 * WIDTH + v * LANES, slope[v]);
         }

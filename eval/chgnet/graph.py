@@ -73,20 +73,34 @@ def neighbour_list(crystals: Crystals, cutoff: float) -> tuple[Tensor, Tensor, T
     Returns:
         First atoms, second atoms, and the vectors from one to the other, float64.
     """
-    lattices = crystals.lattices
-    inverse = torch.linalg.inv(lattices)
+    inverse = torch.linalg.inv(crystals.lattices)
     heights = 1 / inverse.norm(dim=1)  # between opposite faces, (crystals, 3)
     reach = torch.floor(cutoff / heights + 0.5).long()  # images to look at, for differences in [-0.5, 0.5]
+    translations, counts = _translations(crystals.lattices, reach)
     first, second = _pairs(crystals)
     owner = crystals.owners[first]
-    fractional = ((crystals.positions[second] - crystals.positions[first]).unsqueeze(1) @ inverse[owner]).squeeze(1)
-    nearest = fractional - fractional.round()
-    images = (2 * reach + 1).prod(1)[owner]
+    difference = crystals.positions[second] - crystals.positions[first]
+    nearest = difference - ((difference[:, None] @ inverse[owner]).round() @ crystals.lattices[owner]).squeeze(1)
+    starts = (torch.cumsum(counts, 0) - counts)[owner]
+    # An atom and its own image make a bond that the opposite image would give again; image 0 is the atom itself.
+    halves = torch.where(first == second, counts[owner] // 2 + 1, 0)
+    images = counts[owner] - halves
     found = [
-        _within(cutoff, first[part], second[part], nearest[part], images[part], reach, lattices, crystals.owners)
+        _within(cutoff, nearest[part], translations, starts[part] + halves[part], images[part])
         for part in _parts(images)
     ]
-    return torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found]), torch.cat([f[2] for f in found])
+    pairs = torch.cat([pair + part.start for part, (pair, _) in zip(_parts(images), found, strict=True)])
+    return first[pairs], second[pairs], torch.cat([vectors for _, vectors in found])
+
+
+def _translations(lattices: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """Lattice vectors of the boxes [-reach, reach]^3, crystal by crystal, and how many each crystal has."""
+    sides = 2 * reach + 1
+    counts = sides.prod(1)
+    owner = torch.arange(len(lattices), device=lattices.device).repeat_interleave(counts)
+    count, (b, c) = _counter(counts), sides[owner, 1:].unbind(1)
+    image = torch.stack([count // (b * c), count // c % b, count % c], 1) - reach[owner]
+    return (image.double()[:, None] @ lattices[owner]).squeeze(1), counts
 
 
 def _pairs(crystals: Crystals) -> tuple[Tensor, Tensor]:
@@ -106,37 +120,20 @@ def _counter(counts: Tensor) -> Tensor:
 def _parts(images: Tensor) -> list[slice]:
     """Slices of the pairs that keep the number of candidates within bounds."""
     if int(images.sum()) <= CANDIDATES_AT_ONCE:
-        return [slice(None)]
+        return [slice(0, len(images))]
     part = (torch.cumsum(images, 0) // CANDIDATES_AT_ONCE).cpu()
     edges = [0, *((part.diff() > 0).nonzero().squeeze(1) + 1).tolist(), len(images)]
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def _within(
-    cutoff: float,
-    first: Tensor,
-    second: Tensor,
-    nearest: Tensor,
-    images: Tensor,
-    reach: Tensor,
-    lattices: Tensor,
-    owners: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The images of pairs that lie within the cutoff."""
-    pair = torch.arange(len(first), device=first.device).repeat_interleave(images)
-    owner = owners[first[pair]]
-    image, half = _unravel(_counter(images), reach[owner])
-    vectors = ((nearest[pair] + image).unsqueeze(1) @ lattices[owner]).squeeze(1)
-    # An atom and its own image make a bond that -image would give a second time; image 0 is the atom itself.
-    keep = ((vectors * vectors).sum(1) <= cutoff**2) & ((first != second)[pair] | half)
-    return first[pair[keep]], second[pair[keep]], vectors[keep]
-
-
-def _unravel(count: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
-    """The count-th lattice translation of the box [-reach, reach]^3, and whether it is in the box's second half."""
-    b, c = 2 * reach[:, 1] + 1, 2 * reach[:, 2] + 1
-    image = torch.stack([count // (b * c), count // c % b, count % c], 1) - reach
-    return image.double(), count > ((2 * reach[:, 0] + 1) * b * c) // 2
+    cutoff: float, nearest: Tensor, translations: Tensor, starts: Tensor, images: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The images of pairs that lie within the cutoff: which pair, and the vector."""
+    pair = torch.arange(len(nearest), device=nearest.device).repeat_interleave(images)
+    vectors = nearest[pair] + translations[starts[pair] + _counter(images)]
+    near = ((vectors * vectors).sum(1) <= cutoff**2).nonzero().squeeze(1)
+    return pair[near], vectors[near]
 
 
 def _pairs_with_one_center(centers: Tensor, n_atoms: int) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,7 @@ class _Job(ctypes.Structure):
         ("weight_index", ctypes.c_void_p),
         ("owners", ctypes.c_void_p),
         ("saved", ctypes.c_void_p),
+        ("inverses", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
         ("out_slope", ctypes.c_void_p),
         ("table_slopes", _Pointers),
@@ -87,12 +88,12 @@ class CompiledKernel:
         """See `unimat_search.eval.chgnet.gated.Kernel`."""
         tables = [table.contiguous() for table in tables]
         weights = None if weights is None else weights.contiguous()
-        saved = torch.empty(len(rows.indices[0]), 2 * WIDTH)
+        saved = [torch.empty(len(rows.indices[0]), 2 * WIDTH), torch.empty(len(rows.indices[0]), 2)]
         out = torch.zeros(rows.n_out, WIDTH)
         job = self._job(rows, weights, tables, saved)
         job.out = out.data_ptr()
         self._library.gated_forward(ctypes.byref(job), self.level)
-        return out, [saved]
+        return out, saved
 
     def backward(
         self,
@@ -108,14 +109,14 @@ class CompiledKernel:
         slope = slope.contiguous()
         table_slopes = [torch.zeros_like(table) for table in tables]
         weight_slope = None if weights is None else torch.zeros_like(weights)
-        job = self._job(rows, weights, tables, saved[0])
+        job = self._job(rows, weights, tables, saved)
         job.out_slope = slope.data_ptr()
         job.table_slopes = _pointers(table_slopes)
         job.weight_slope = _pointer(weight_slope)
         self._library.gated_backward(ctypes.byref(job), self.level)
         return weight_slope, table_slopes
 
-    def _job(self, rows: Rows, weights: Tensor | None, tables: Sequence[Tensor], saved: Tensor) -> _Job:
+    def _job(self, rows: Rows, weights: Tensor | None, tables: Sequence[Tensor], saved: Sequence[Tensor]) -> _Job:
         gate = rows.gate
         return _Job(
             n_rows=len(rows.indices[0]),
@@ -130,7 +131,8 @@ class CompiledKernel:
             weights=_pointer(weights),
             weight_index=_pointer(rows.weight_index),
             owners=_pointer(rows.owners),
-            saved=saved.data_ptr(),
+            saved=saved[0].data_ptr(),
+            inverses=saved[1].data_ptr(),
         )
 
     def _transpose(self, second: Tensor | None) -> Tensor | None:
