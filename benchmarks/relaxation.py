@@ -101,11 +101,16 @@ def perturbed(structure: Structure, rng: np.random.Generator) -> Structure:
     return Structure(lattice, structure.species, structure.frac_coords + moves @ np.linalg.inv(lattice))
 
 
+def perturbed_crystals(n: int, seed: int) -> list[Structure]:
+    """Known crystals in turn, perturbed."""
+    rng, crystals = np.random.default_rng(seed), known()
+    return [perturbed(crystals[i % len(crystals)], rng) for i in range(n)]
+
+
 def drawn(n: int, seed: int) -> list[Structure]:
     """Half known crystals, perturbed; half of random search."""
+    near = perturbed_crystals(n // 2, seed)
     rng = np.random.default_rng(seed)
-    crystals = known()
-    near = [perturbed(crystals[i % len(crystals)], rng) for i in range(n // 2)]
     each = -(-(n - n // 2) // len(RANDOM))
     random = [s for formula in RANDOM for s in candidates(formula, each, seed)]
     return near + [random[i] for i in rng.permutation(len(random))[: n - n // 2]]

@@ -47,8 +47,11 @@ class TorchSimPotential:
         """See `unimat_search.eval.potential.Potential.evaluate`."""
         from torch_sim.state import SimState
 
+        lattices = crystals.lattices[crystals.owners]
+        fractional = (crystals.positions[:, None] @ torch.linalg.inv(lattices)).floor()
+        wrapped = crystals.positions - (fractional @ lattices).squeeze(1)  # some of its neighbour lists want that
         state = SimState(
-            positions=crystals.positions.to(self.model.dtype),
+            positions=wrapped.to(self.model.dtype),
             masses=torch.ones_like(crystals.positions[:, 0], dtype=self.model.dtype),
             cell=crystals.lattices.mT.contiguous().to(self.model.dtype),  # columns there
             pbc=True,

@@ -10,8 +10,8 @@ cell's three, then one for each atom, then rows of zeros up to the largest cryst
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Protocol, Self
 
@@ -58,6 +58,12 @@ class Variables:
         deformations: Tensor = torch.linalg.matrix_exp(self.deformation_logs)
         return deformations
 
+    @property
+    def volumes(self) -> Tensor:
+        """Cubic angstrom, shape (crystals,)."""
+        volumes: Tensor = torch.linalg.det(self.lattices_0 @ self.deformations.mT).abs()
+        return volumes
+
     def geometries(self) -> tuple[Tensor, Tensor]:
         """Cells now, (crystals, 3, 3), and all atoms' positions, crystal by crystal, (atoms, 3); angstrom."""
         transposed = self.deformations.mT
@@ -73,8 +79,7 @@ class Variables:
         deformations = self.deformations
         padded = torch.zeros_like(self.x[:, CELL_ROWS:])
         padded[self.is_atom] = forces
-        volumes = torch.linalg.det(self.lattices_0 @ deformations.mT).abs()
-        virials = -volumes[:, None, None] * (stresses + stresses.mT) / 2
+        virials = -self.volumes[:, None, None] * (stresses + stresses.mT) / 2
         cell = frechet_adjoint(self.deformation_logs, virials @ torch.linalg.inv(deformations).mT)
         return torch.cat([cell / self.sizes[:, None, None], padded @ deformations], 1)
 
@@ -135,6 +140,10 @@ class Optimizer(Protocol):
         """
         ...
 
+    def stands(self, energies: Tensor, sizes: Tensor) -> Tensor:
+        """Whether each crystal's last step is going to stand, or to be taken back, shape (crystals,)."""
+        ...
+
     def keep(self, which: Tensor) -> None:
         """Forget the other crystals; `which` is a mask."""
         ...
@@ -153,25 +162,31 @@ class _Memory:
     """Tensors that count crystals in their first dimension."""
 
     def kept(self, which: Tensor) -> Self:
-        return replace(self, **{field.name: getattr(self, field.name)[which] for field in fields(self)})
+        return replace(self, **{f.name: getattr(self, f.name)[which] for f in fields(self)})
 
     def joined(self, n: int, rows: int) -> Self:
         """Zeros for `n` more crystals; room for `rows` rows."""
-        return replace(self, **{f.name: _grown(getattr(self, f.name), n, rows) for f in fields(self)})
+        return replace(self, **{f.name: _grown(getattr(self, f.name), n, f.metadata, rows) for f in fields(self)})
 
 
-def _grown(memory: Tensor, n: int, rows: int) -> Tensor:
-    """One tensor of a memory: (crystals,), (crystals, rows, 3) or (crystals, 3 rows, 3 rows)."""
-    if memory.dim() == 3:
-        square = memory.shape[1] == memory.shape[2]
-        more = 3 * rows - memory.shape[1] if square else rows - memory.shape[1]
-        memory = F.pad(memory, (0, more if square else 0, 0, more))
+ROWS = {"rows": 1}
+"""Marks a memory of shape (crystals, rows, 3)."""
+SQUARE = {"rows": 3}
+"""Marks a memory of shape (crystals, 3 rows, 3 rows)."""
+
+
+def _grown(memory: Tensor, n: int, shape: Mapping[str, int], rows: int) -> Tensor:
+    if shape == ROWS:
+        memory = padded_rows(memory, rows)
+    elif shape == SQUARE:
+        more = 3 * rows - memory.shape[1]
+        memory = F.pad(memory, (0, more, 0, more))
     return torch.cat([memory, memory.new_zeros(n, *memory.shape[1:])])
 
 
 @dataclass
 class _FireMemory(_Memory):
-    velocity: Tensor
+    velocity: Tensor = field(metadata=ROWS)
     dt: Tensor
     alpha: Tensor
     downhill: Tensor
@@ -198,6 +213,10 @@ class Fire:
     def join(self, x: Tensor) -> None:
         """See `Optimizer.join`."""
         self._memory = self._memory.joined(*x.shape[:2])
+
+    def stands(self, energies: Tensor, sizes: Tensor) -> Tensor:  # noqa: ARG002
+        """See `Optimizer.stands`: every step does."""
+        return torch.ones_like(sizes, dtype=torch.bool)
 
     def restart(self, which: Tensor) -> None:
         """Forget what was learnt of some crystals; `which` is a mask."""
@@ -228,10 +247,10 @@ def _nan_free(ratio: Tensor) -> Tensor:
 
 @dataclass
 class _BfgsMemory(_Memory):
-    z: Tensor
-    slope: Tensor
+    z: Tensor = field(metadata=ROWS)
+    slope: Tensor = field(metadata=ROWS)
     energy: Tensor
-    inverse: Tensor
+    inverse: Tensor = field(metadata=SQUARE)
     taught: Tensor
     radius: Tensor
     failures: Tensor
@@ -282,6 +301,10 @@ class Bfgs:
         self._memory = self._memory.joined(*x.shape[:2])
         self._fire.join(x)
 
+    def stands(self, energies: Tensor, sizes: Tensor) -> Tensor:
+        """See `Optimizer.stands`."""
+        return ~self._memory.newton | (energies <= self._memory.energy + self.NOISE * sizes)
+
     def step(self, x: Tensor, forces: Tensor, energies: Tensor, sizes: Tensor) -> Tensor:
         """See `Optimizer.step`."""
         m = self._memory
@@ -289,7 +312,7 @@ class Bfgs:
         scale[:, :CELL_ROWS] = (self.CELL / sizes.sqrt())[:, None, None]
         z, slope = x * scale, forces / scale
         largest = forces.norm(dim=2).amax(1)
-        fell = ~m.newton | (energies <= m.energy + self.NOISE * sizes)
+        fell = self.stands(energies, sizes)
         inverse, taught = self._learnt(z - m.z, m.slope - slope, fell & (m.near | m.newton))
         failures = torch.where(fell, m.failures, m.failures + 1)
         cut = (z - m.z).norm(dim=2).amax(1) * self.SHORTER
@@ -303,10 +326,8 @@ class Bfgs:
         self._memory = _BfgsMemory(z, slope, energy, inverse, taught, radius, failures, near, newton)
         move = (inverse @ slope.flatten(1)[:, :, None]).view_as(z)
         by_newton: Tensor = (z + shortened(move, move.norm(dim=2).amax(1), radius)) / scale
-        if bool(newton.all()):
-            return by_newton
+        self._fire.restart(m.newton)
         by_fire = self._fire.step(z / scale, slope * scale, energies, sizes)
-        self._fire.restart(newton)
         return torch.where(newton[:, None, None], by_newton, by_fire)
 
     def _learnt(self, s: Tensor, y: Tensor, learns: Tensor) -> tuple[Tensor, Tensor]:

@@ -98,12 +98,13 @@ def relax_chunks(
     source = iter(chunks)
     running: dict[Future[list[Relaxation]], tuple[Tag, Sequence[Structure]]] = {}
     suspects: list[tuple[Tag, Sequence[Structure]]] = []
+    finished = False
     try:
         while True:
-            for tag, structures in islice(source, 2 * workers - len(running)):
+            for tag, structures in islice(source, 0 if suspects else 2 * workers - len(running)):
                 running[pool.submit(structures)] = (tag, structures)
             if not running:
-                return
+                break
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 tag, structures = running.pop(future)
@@ -115,8 +116,9 @@ def relax_chunks(
                 for tag, structures in suspects:
                     yield tag, pool.relax_alone(structures)
                 suspects.clear()
+        finished = True
     finally:
-        if running:  # left early: by an error, an interruption, or a caller who has enough
+        if not finished:  # left early: by an error, an interruption, or a caller who has enough
             pool.kill()
 
 

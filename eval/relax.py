@@ -33,7 +33,7 @@ class BatchedRelaxer:
         potential: Where energies, forces and stresses come from.
         optimizer: "bfgs" (quasi-Newton steps that may not climb, FIRE where they fail) or "fire" (ASE's).
         capacity: Load in flight, in the units of the potential's `load`; the potential's own if not given.
-            It is halved whenever memory runs out.
+            Where memory runs out, half of what was too much is the most from then on.
         site_properties: What to say of the atoms of a converged crystal, from the crystal.
 
     Raises:
@@ -54,6 +54,7 @@ class BatchedRelaxer:
         self.potential = potential
         self.optimizer = optimizer
         self.capacity = potential.capacity if capacity is None else float(capacity)
+        self._memory_limit = np.inf
         self.site_properties = site_properties
 
     @property
@@ -63,20 +64,24 @@ class BatchedRelaxer:
 
     def relax(self, structures: Iterable[Structure], settings: RelaxSettings) -> Iterator[Relaxation]:
         """See `unimat_search.protocol.Relaxer.relax`."""
-        waiting = _Queue(_Flight(i, structure, settings) for i, structure in enumerate(structures))
+        waiting = _Queue(structures)
         batch = _Batch(OPTIMIZERS[self.optimizer](self.potential.device), settings, self.potential.device)
         while True:
-            start = time.perf_counter()
-            while (flight := waiting.head) and self._has_room(batch, flight):
+            while (head := waiting.head) and (isinstance(head, Relaxation) or self._has_room(batch, head)):
                 waiting.pop()
-                batch.join(flight)
+                if isinstance(head, Relaxation):
+                    yield head
+                else:
+                    batch.join(head)
+            start = time.perf_counter()
             if batch.flights:
                 batch.advance(*self._evaluate(batch.crystals()))
             elif not batch.ended:
                 return
             batch.charge(time.perf_counter() - start)
             for flight in batch.pop_ended():
-                yield self._annotated(flight).result()
+                self._annotate(flight)
+                yield flight.result()
 
     def _has_room(self, batch: _Batch, flight: _Flight) -> bool:
         loads = [self.potential.load(f.num_sites, f.volume) for f in (*batch.flights, flight)]
@@ -88,48 +93,63 @@ class BatchedRelaxer:
         Returns:
             The evaluations, not a number for crystals that could not be evaluated, and what was raised for these.
         """
-        try:
-            return self.potential.evaluate(crystals), {}
-        except Exception as error:  # a potential may raise anything; the rest of the batch goes on
-            if _is_out_of_memory(error):
-                self.capacity /= 2
-            if len(crystals) == 1:
-                return _no_evaluation(crystals), {0: error}
+        load = sum(map(self.potential.load, crystals.sizes.tolist(), crystals.volumes.tolist()))
+        if len(crystals) == 1 or load <= self._memory_limit:
+            try:
+                return self.potential.evaluate(crystals), {}
+            except Exception as error:  # a potential may raise anything; the rest of the batch goes on
+                if len(crystals) == 1:
+                    return _no_evaluation(crystals), {0: error}
+                if _is_out_of_memory(error):
+                    self._memory_limit = load / 2
+                    self.capacity = min(self.capacity, self._memory_limit)
         half = len(crystals) // 2
         low, low_errors = self._evaluate(crystals[:half])
         high, high_errors = self._evaluate(crystals[half:])
         return Evaluations.joined([low, high]), low_errors | {half + i: e for i, e in high_errors.items()}
 
-    def _annotated(self, flight: _Flight) -> _Flight:
-        if self.site_properties and flight.structure and flight.outcome is Outcome.CONVERGED:
-            crystals = Crystals.of([flight.structure], self.potential.device)
+    def _annotate(self, flight: _Flight) -> None:
+        if not (self.site_properties and flight.structure and flight.outcome is Outcome.CONVERGED):
+            return
+        try:
+            crystals = Crystals.of([flight.structure.get_reduced_structure("LLL")], self.potential.device)
             for name, values in self.site_properties(crystals).items():
                 flight.structure.add_site_property(name, list(values))
-        return flight
+        except Exception as error:  # the relaxation is sound without them
+            flight.detail = f"no site properties: {one_line(error)}"
 
 
 class _Queue:
-    """An iterator whose next item can be looked at."""
+    """Structures that wait, the next one in sight; what is no crystal is a failed relaxation."""
 
-    def __init__(self, flights: Iterator[_Flight]) -> None:
-        self._flights = flights
+    def __init__(self, structures: Iterable[Structure]) -> None:
+        self._structures = enumerate(structures)
         self.pop()
 
     def pop(self) -> None:
-        self.head = next(self._flights, None)
+        self.head = self._next()
+
+    def _next(self) -> _Flight | Relaxation | None:
+        for index, structure in self._structures:
+            try:
+                return _Flight(index, structure)
+            except Exception as error:  # disordered, empty, anything
+                return Relaxation(index, detail=one_line(error))
+        return None
 
 
 class _Flight:
     """What is known of one structure on its way down, apart from where it is."""
 
-    def __init__(self, index: int, structure: Structure, settings: RelaxSettings) -> None:
+    def __init__(self, index: int, structure: Structure) -> None:
+        if not len(structure):
+            raise ValueError("a structure without atoms")
         self.index = index
         self.species = structure.species
         self.numbers = np.array([site.specie.Z for site in structure])
         self.lattice_0 = np.array(structure.lattice.matrix)
         self.positions_0 = np.array(structure.cart_coords)
         self.volume = abs(float(np.linalg.det(self.lattice_0))) or 1e-9
-        self.fix_symmetry = settings.fix_symmetry
         self.symmetry: Symmetry | None = None
         self.reduction: NDArray[np.float64] = np.eye(3)
         self.n_steps = 0
@@ -196,7 +216,7 @@ class _Batch:
             flight.land(flight.lattice_0, flight.positions_0, problem)
             self.ended.append(flight)
             return
-        if flight.fix_symmetry:
+        if self._settings.fix_symmetry:
             flight.symmetry = Symmetry.of(flight.lattice_0, flight.positions_0, flight.numbers, self._device)
         new = Variables.of(self._tensor(flight.lattice_0), self._tensor(flight.positions_0))
         self._variables = self._variables.join(new) if self._variables else new
@@ -215,24 +235,27 @@ class _Batch:
         settings = self._settings
         forces = self._forces(evaluations)
         max_forces = forces.norm(dim=2).amax(1).tolist()
+        enthalpies = self._enthalpies(evaluations)
+        stands = self._optimizer.stands(enthalpies, self.variables.sizes).tolist()
         problems: dict[int, Problem | None] = {}
         for i, (flight, energy, max_force) in enumerate(
             zip(self.flights, evaluations.energies.tolist(), max_forces, strict=True)
         ):
-            if i in errors:
-                problems[i] = Problem(Outcome.RELAXER_FAILED, one_line(errors[i]))
+            if i in errors:  # a broken geometry says more than what the potential raised
+                lattices, positions = self._geometries()
+                failed = Problem(Outcome.RELAXER_FAILED, one_line(errors[i]))
+                problems[i] = flight.inspect(lattices[i], positions[i]) or failed
             elif not np.isfinite(energy + max_force):
                 problems[i] = Problem(Outcome.NAN, "the potential gave a value that is not a finite number")
             else:
                 flight.energy, flight.max_force = energy, max_force
-                if max_force < settings.fmax:
+                if max_force < settings.fmax and stands[i]:
                     problems[i] = None
                 elif overdue := _overdue(flight, settings):
                     problems[i] = overdue
         going = self._mask(problems)
-        enthalpies = self._enthalpies(evaluations)[going]
-        self._land(problems, ask_geometry=errors)
-        self._step(forces[going], enthalpies)
+        self._land(problems)
+        self._step(forces[going], enthalpies[going])
 
     def charge(self, seconds: float) -> None:
         """Share out what a step took."""
@@ -257,9 +280,7 @@ class _Batch:
         return forces
 
     def _enthalpies(self, evaluations: Evaluations) -> Tensor:
-        if not self._pressure:
-            return evaluations.energies
-        return evaluations.energies + self._pressure * self.crystals().volumes
+        return evaluations.energies + self._pressure * self.variables.volumes
 
     def _step(self, forces: Tensor, enthalpies: Tensor) -> None:
         """Move the structures that are left, and end those that went where there is no way back."""
@@ -276,19 +297,17 @@ class _Batch:
                 problem := flight.inspect(lattice, positions[i])
             ):
                 problems[i] = problem
+                flight.energy = flight.max_force = None
         self._land(problems)
 
-    def _land(self, problems: Mapping[int, Problem | None], ask_geometry: Mapping[int, object] | None = None) -> None:
+    def _land(self, problems: Mapping[int, Problem | None]) -> None:
         """End structures, converged where there is no problem."""
         if not problems:
             return
         lattices, positions = self._geometries()
         for i, problem in problems.items():
-            flight = self.flights[i]
-            if i in (ask_geometry or {}):  # a broken geometry says more than what the potential raised
-                problem = flight.inspect(lattices[i], positions[i]) or problem
-            flight.land(lattices[i], positions[i], problem)
-            self.ended.append(flight)
+            self.flights[i].land(lattices[i], positions[i], problem)
+            self.ended.append(self.flights[i])
         going = self._mask(problems)
         self.flights = [flight for i, flight in enumerate(self.flights) if i not in problems]
         self._variables = self.variables.keep(going) if self.flights else None
@@ -326,7 +345,9 @@ def _is_suspicious(lattice: NDArray[np.float64], num_sites: int) -> bool:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "not enough memory", "can't allocate memory")
+    )
 
 
 def _no_evaluation(crystals: Crystals) -> Evaluations:

@@ -47,16 +47,24 @@ class Symmetry:
         if found is None or len(found["rotations"]) == 1:
             return None
         moved = np.einsum("gij,nj->gni", found["rotations"], fractional) + found["translations"][:, None]
-        apart = moved[:, :, None] - fractional  # (operations, atom, its image, 3)
-        apart = np.linalg.norm((apart - np.round(apart)) @ lattice, axis=3)
-        apart[:, numbers[:, None] != numbers] = np.inf
+        images = np.array([_nearest(atoms, fractional, lattice, numbers) for atoms in moved])
         rotations = lattice.T @ found["rotations"] @ np.linalg.inv(lattice.T)
         return cls(
             torch.tensor(rotations, dtype=torch.float64, device=device),
-            torch.tensor(apart.argmin(2), device=device),
+            torch.tensor(images, device=device),
         )
 
     def project(self, forces: Tensor) -> Tensor:
         """The symmetric part of forces on a crystal's variables (`unimat_search.eval.descent`), shape (3 + n, 3)."""
         cell = (self.rotations.mT @ forces[:3] @ self.rotations).mean(0)
         return torch.cat([cell, (forces[3:][self.images] @ self.rotations).mean(0)])
+
+
+def _nearest(
+    moved: NDArray[np.float64], fractional: NDArray[np.float64], lattice: NDArray[np.float64], numbers: NDArray[np.int_]
+) -> NDArray[np.int_]:
+    """The atom of the same element that each moved atom comes to lie on."""
+    apart = moved[:, None] - fractional  # (atom, its image, 3)
+    distances = np.linalg.norm((apart - np.round(apart)) @ lattice, axis=2)
+    distances[numbers[:, None] != numbers] = np.inf
+    return np.asarray(distances.argmin(1))

@@ -72,12 +72,12 @@ def _devices() -> Finding:
 
 
 def _kernels() -> Finding:
-    from unimat_search.eval.chgnet.kernels import LEVELS, CompiledKernel, library
+    from unimat_search.eval.chgnet.kernels import LEVELS, levels
 
-    if library() is None:
+    if not levels():
         cure = "CHGNet takes 3 times as long: install a C compiler, then pip install --force-reinstall --no-deps"
         return Finding("missing", "compiled kernels", f"{cure} unimat-search")
-    return Finding("ok", "compiled kernels", LEVELS[CompiledKernel().level])
+    return Finding("ok", "compiled kernels", LEVELS[levels()[-1]])
 
 
 def _generator(name: str) -> Finding:

@@ -9,18 +9,10 @@
 #endif
 
 #define WIDTH 64 /* features */
-#define LANES 16
-#define VECS (WIDTH / LANES)
 #define ROWS_OF_TILE 6
 #define BLOCK 24 /* rows, a multiple of ROWS_OF_TILE */
 #define MAX_TABLES 4
 #define EPSILON 1e-5f
-
-typedef float vec __attribute__((vector_size(64)));
-typedef float half __attribute__((vector_size(32)));
-typedef float quarter __attribute__((vector_size(16)));
-typedef int32_t ivec __attribute__((vector_size(64)));
-typedef float loose __attribute__((vector_size(64), aligned(4), may_alias));
 
 /* kernels.py mirrors this. Matrices are dense and row by row; null pointers mean that there is no such part. */
 struct job {
@@ -55,59 +47,68 @@ struct job {
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
 
-#define SUFFIX baseline
-#define TILE 1
-#include "gated_kernel.h"
-#undef SUFFIX
-#undef TILE
-
 #if defined(__x86_64__)
+/* Without AVX2 PyTorch is faster. */
 BEGIN_TARGET("avx2,fma")
 #define SUFFIX avx2
-#define TILE 1
+#define LANES 8
+#define TILE 2
 #include "gated_kernel.h"
 #undef SUFFIX
+#undef LANES
 #undef TILE
 END_TARGET
 
 BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #define SUFFIX avx512
+#define LANES 16
 #define TILE 4
 #include "gated_kernel.h"
 #undef SUFFIX
+#undef LANES
 #undef TILE
 END_TARGET
+#else
+#define SUFFIX baseline
+#define LANES 4
+#define TILE 2
+#include "gated_kernel.h"
+#undef SUFFIX
+#undef LANES
+#undef TILE
 #endif
 
-/* The best instruction set here: 0 baseline, 1 AVX2, 2 AVX-512. */
-int gated_best(void)
+/* Whether this processor has an instruction set: 0 the compiler's own, 1 AVX2, 2 AVX-512. */
+int gated_has(int level)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
-        && __builtin_cpu_supports("avx512vl"))
-        return 2;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+    if (level == 1) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return level == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#else
+    return level == 0;
 #endif
-    return 0;
 }
 
 void gated_forward(const struct job *job, int level)
 {
 #if defined(__x86_64__)
-    if (level == 2) { forward_avx512(job); return; }
-    if (level == 1) { forward_avx2(job); return; }
-#endif
+    if (level == 2) forward_avx512(job);
+    else forward_avx2(job);
+#else
     (void)level;
     forward_baseline(job);
+#endif
 }
 
 void gated_backward(const struct job *job, int level)
 {
 #if defined(__x86_64__)
-    if (level == 2) { backward_avx512(job); return; }
-    if (level == 1) { backward_avx2(job); return; }
-#endif
+    if (level == 2) backward_avx512(job);
+    else backward_avx2(job);
+#else
     (void)level;
     backward_baseline(job);
+#endif
 }

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 EPSILON = 1e-5
 """Of the layer norms: torch's default."""
@@ -32,12 +33,14 @@ class Gate:
 
     Attributes:
         second: The second layer, (core or gate, in, out); None if there is none.
+        second_transposed: The same, (core or gate, out, in).
         bias: Its bias, core then gate, shape (2 features,).
         norm: Scale of the layer norm, core then gate, shape (2 features,); None if there is none.
         shift: Shift of the layer norm, shape (2 features,).
     """
 
     second: Tensor | None = None
+    second_transposed: Tensor | None = None
     bias: Tensor | None = None
     norm: Tensor | None = None
     shift: Tensor | None = None
@@ -126,6 +129,7 @@ class _Gated(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         weights, *rest = ctx.saved_tensors
         tables, saved = rest[: ctx.n_tables], rest[ctx.n_tables :]
@@ -140,16 +144,17 @@ class TorchKernel:
         """See `Kernel.forward`."""
         first = _gathered(rows, tables)
         first_sigmoid = torch.sigmoid(first)
-        last = _through_second(rows.gate, first, first_sigmoid)
-        last, inverse = _normalised(rows.gate, last)
-        activated = _scaled(rows.gate, last)
-        sigmoids = torch.sigmoid(activated)
-        messages = (activated[0] * sigmoids[0]).mul_(sigmoids[1])
+        first_silu = first.mul_(first_sigmoid) if rows.gate.second is not None else first
+        last = _through_second(rows.gate, first_silu)
+        (core, gate), norms = _normed(rows.gate, last)
+        core_sigmoid, gate_sigmoid = torch.sigmoid(core), torch.sigmoid(gate)
+        silu = core * core_sigmoid
+        messages = silu * gate_sigmoid
         if weights is not None and rows.weight_index is not None:
             messages.mul_(weights.index_select(0, rows.weight_index))
         if rows.owners is not None:
             messages = messages.new_zeros(rows.n_out, messages.shape[1]).index_add_(0, rows.owners, messages)
-        return messages, [first, first_sigmoid, last, inverse, sigmoids]
+        return messages, [first_silu, first_sigmoid, last, *norms, silu, core_sigmoid, gate_sigmoid]
 
     def backward(
         self,
@@ -160,23 +165,19 @@ class TorchKernel:
         slope: Tensor,
     ) -> tuple[Tensor | None, list[Tensor]]:
         """See `Kernel.backward`."""
-        first, first_sigmoid, last, inverse, (core_sigmoid, gate_sigmoid) = saved
-        core = _scaled(rows.gate, last)[0]
+        first_silu, first_sigmoid, last, *norms, silu, core_sigmoid, gate_sigmoid = saved
         if rows.owners is not None:
             slope = slope.index_select(0, rows.owners)
-        silu = core * core_sigmoid
+        gated = slope * gate_sigmoid
         weight_slope = None
         if weights is not None and rows.weight_index is not None:
-            unweighted = (slope * silu).mul_(gate_sigmoid)
-            weight_slope = torch.zeros_like(weights).index_add_(0, rows.weight_index, unweighted)
-            slope = slope.mul_(weights.index_select(0, rows.weight_index))
-        down = torch.empty_like(last)
-        gated = slope * gate_sigmoid
-        torch.mul(gated, _silu_slope(core, core_sigmoid), out=down[0])
-        torch.mul(gated.mul_(silu), 1 - gate_sigmoid, out=down[1])
-        down = _before_norm(rows.gate, last, inverse, down)
+            weight_slope = torch.zeros_like(weights).index_add_(0, rows.weight_index, gated * silu)
+            gated.mul_(weights.index_select(0, rows.weight_index))
+        core_slope = _silu_slope(silu, core_sigmoid).mul_(gated)
+        gate_slope = gated.mul_(silu).addcmul_(gated, gate_sigmoid, value=-1)
+        down = _before_norm(rows.gate, last, norms, core_slope, gate_slope)
         if rows.gate.second is not None:
-            down = torch.bmm(down, rows.gate.second.transpose(1, 2)).mul_(_silu_slope(first, first_sigmoid))
+            down = torch.bmm(down, rows.gate.second.mT).mul_(_silu_slope(first_silu, first_sigmoid))
         return weight_slope, [
             _together(_added_up(down, index, len(table))) for table, index in zip(tables, rows.indices, strict=True)
         ]
@@ -209,36 +210,38 @@ def _together(table: Tensor) -> Tensor:
     return table.transpose(0, 1).reshape(table.shape[1], -1)
 
 
-def _through_second(gate: Gate, first: Tensor, sigmoid: Tensor) -> Tensor:
+def _through_second(gate: Gate, first: Tensor) -> Tensor:
     if gate.second is None or gate.bias is None:
         return first
-    return torch.baddbmm(gate.bias.view(2, 1, -1), first * sigmoid, gate.second)
+    return torch.baddbmm(gate.bias.view(2, 1, -1), first, gate.second)
 
 
-def _normalised(gate: Gate, last: Tensor) -> tuple[Tensor, Tensor]:
-    """Layer norm before its scale and shift, and 1 / standard deviation."""
-    if gate.norm is None:
-        return last, last.new_ones(())
-    normal, _, inverse = torch.native_layer_norm(last, last.shape[2:], None, None, EPSILON)
-    return normal, inverse
-
-
-def _scaled(gate: Gate, normal: Tensor) -> Tensor:
-    """Scale and shift of the layer norm."""
+def _normed(gate: Gate, last: Tensor) -> tuple[Sequence[Tensor], list[Tensor]]:
+    """Core and gate behind their layer norms, and what these need for their gradient."""
     if gate.norm is None or gate.shift is None:
-        return normal
-    return torch.addcmul(gate.shift.view(2, 1, -1), normal, gate.norm.view(2, 1, -1))
+        return last.unbind(0), []
+    normed = [
+        torch.native_layer_norm(part, part.shape[1:], scale, shift, EPSILON)
+        for part, scale, shift in zip(last, gate.norm.view(2, -1), gate.shift.view(2, -1), strict=True)
+    ]
+    return [out for out, _, _ in normed], [kept for _, *kepts in normed for kept in kepts]
 
 
-def _before_norm(gate: Gate, normal: Tensor, inverse: Tensor, slope: Tensor) -> Tensor:
-    """Gradient in the input of the layer norms from that in their output; changes `slope`."""
-    if gate.norm is None:
-        return slope
-    slope.mul_(gate.norm.view(2, 1, -1))
-    along = (slope * normal).mean(-1, keepdim=True)
-    return slope.sub_(slope.mean(-1, keepdim=True)).addcmul_(normal, along, value=-1).mul_(inverse)
+def _before_norm(gate: Gate, last: Tensor, norms: Sequence[Tensor], core: Tensor, gates: Tensor) -> Tensor:
+    """Gradients in the input of the layer norms from those in their output, shape (2, rows, features)."""
+    if gate.norm is None or gate.shift is None:
+        return torch.stack([core, gates])
+    pairs = zip((core, gates), last, (norms[:2], norms[2:]), gate.norm.view(2, -1), gate.shift.view(2, -1), strict=True)
+    return torch.stack(
+        [
+            torch.ops.aten.native_layer_norm_backward(
+                slope, part, part.shape[1:], mean, inverse, scale, shift, [True, False, False]
+            )[0]
+            for slope, part, (mean, inverse), scale, shift in pairs
+        ]
+    )
 
 
-def _silu_slope(x: Tensor, sigmoid: Tensor) -> Tensor:
-    """The derivative of x sigmoid(x)."""
-    return (1 - sigmoid).mul_(x).add_(1).mul_(sigmoid)
+def _silu_slope(silu: Tensor, sigmoid: Tensor) -> Tensor:
+    """The derivative of x sigmoid(x), from its value."""
+    return torch.addcmul(silu + sigmoid, silu, sigmoid, value=-1)

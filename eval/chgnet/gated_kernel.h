@@ -1,7 +1,16 @@
 /* The gated MLP over gathered rows, for one instruction set; gated.c includes this file once for each.
 
-   Expects NAME(x), which makes x the inclusion's own, and TILE, how many vectors of 16 floats a tile of the
-   matrix product is wide: as many as leave room for ROWS_OF_TILE rows of it in the registers. */
+   Expects NAME(x), which makes x the inclusion's own; LANES, the floats of a vector register; and TILE, how many
+   vectors a tile of the matrix product is wide: as many as leave room for ROWS_OF_TILE rows of it in the registers. */
+
+#define VECS (WIDTH / LANES)
+#define vec NAME(vec_type)
+#define ivec NAME(ivec_type)
+#define loose NAME(loose_type)
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 static inline __attribute__((always_inline)) vec NAME(load)(const float *from) { return *(const loose *)from; }
 
@@ -11,10 +20,10 @@ static inline __attribute__((always_inline)) void NAME(add)(float *to, vec x) { 
 
 static inline __attribute__((always_inline)) float NAME(sum)(vec x)
 {
-    union { vec whole; half halves[2]; } v = {x};
-    union { half whole; quarter halves[2]; } w = {v.halves[0] + v.halves[1]};
-    quarter q = w.halves[0] + w.halves[1];
-    return (q[0] + q[1]) + (q[2] + q[3]);
+    union { vec whole; float part[LANES]; } v = {x};
+    for (int n = LANES / 2; n; n /= 2)
+        for (int i = 0; i < n; i++) v.part[i] += v.part[i + n];
+    return v.part[0];
 }
 
 /* exp(x) for |x| <= 40, relative error below 2e-7: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. */
@@ -224,3 +233,8 @@ static void NAME(backward)(const struct job *job)
         }
     }
 }
+
+#undef VECS
+#undef vec
+#undef ivec
+#undef loose

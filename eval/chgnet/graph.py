@@ -31,6 +31,7 @@ class Graph:
         angle_center: The atom that the two bonds of an angle share, shape (angles,).
         angle_first: One directed short bond, shape (angles,).
         angle_second: The other one, shape (angles,). Each pair of bonds stands once.
+        angled: Bonds of crystals that have angles, shape (bonds,).
     """
 
     first: Tensor
@@ -40,6 +41,7 @@ class Graph:
     angle_center: Tensor
     angle_first: Tensor
     angle_second: Tensor
+    angled: Tensor
 
 
 def build_graph(crystals: Crystals, atom_cutoff: float, bond_cutoff: float) -> Graph:
@@ -64,7 +66,11 @@ def build_graph(crystals: Crystals, atom_cutoff: float, bond_cutoff: float) -> G
         raise ValueError(f"{int((~bonded).sum())} atom(s) without a neighbour in {atom_cutoff} angstrom")
     centers = torch.cat([first[:n_short], second[:n_short]])
     angle_first, angle_second = _pairs_with_one_center(centers, len(crystals.numbers))
-    return Graph(first, second, vectors, n_short, centers[angle_first], angle_first, angle_second)
+    angle_center = centers[angle_first]
+    with_angles = torch.zeros(len(crystals), dtype=torch.bool, device=first.device)
+    with_angles[crystals.owners[angle_center]] = True
+    angled = with_angles[crystals.owners[first]]
+    return Graph(first, second, vectors, n_short, angle_center, angle_first, angle_second, angled)
 
 
 def neighbour_list(crystals: Crystals, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,11 +91,9 @@ def neighbour_list(crystals: Crystals, cutoff: float) -> tuple[Tensor, Tensor, T
     # An atom and its own image make a bond that the opposite image would give again; image 0 is the atom itself.
     halves = torch.where(first == second, counts[owner] // 2 + 1, 0)
     images = counts[owner] - halves
-    found = [
-        _within(cutoff, nearest[part], translations, starts[part] + halves[part], images[part])
-        for part in _parts(images)
-    ]
-    pairs = torch.cat([pair + part.start for part, (pair, _) in zip(_parts(images), found, strict=True)])
+    parts = _parts(images)
+    found = [_within(cutoff, nearest[p], translations, starts[p] + halves[p], images[p]) for p in parts]
+    pairs = torch.cat([pair + part.start for part, (pair, _) in zip(parts, found, strict=True)])
     return first[pairs], second[pairs], torch.cat([vectors for _, vectors in found])
 
 

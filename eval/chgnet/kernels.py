@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 
-import torch
 from torch import Tensor
 
 from unimat_search.eval.chgnet.gated import Rows
@@ -16,7 +15,7 @@ WIDTH = 64
 """Features that the kernels are compiled for: those of every published CHGNet."""
 
 MAX_TABLES = 4
-LEVELS = ("baseline", "AVX2", "AVX-512")
+LEVELS = ("the compiler's own", "AVX2", "AVX-512")
 """Instruction sets, as `gated.c` numbers them."""
 
 _Pointers = ctypes.c_void_p * MAX_TABLES
@@ -63,33 +62,37 @@ def library() -> ctypes.CDLL | None:
     return loaded
 
 
+def levels() -> list[int]:
+    """Indices in `LEVELS` of what was compiled and this processor has, the best one last."""
+    loaded = library()
+    return [] if loaded is None else [level for level in range(len(LEVELS)) if loaded.gated_has(level)]
+
+
 class CompiledKernel:
     """The fused kernels; float32 on the CPU, `WIDTH` features.
 
     Args:
-        level: Index in `LEVELS`; if not given, the best that this processor has.
+        level: Index in `LEVELS`; if not given, the best of `levels`.
 
     Raises:
-        RuntimeError: If the library was not built, or the processor lacks the level.
+        RuntimeError: If there is no such level here.
     """
 
     def __init__(self, level: int | None = None) -> None:
-        loaded = library()
-        if loaded is None:
-            raise RuntimeError("the compiled kernels were not built")
-        best = int(loaded.gated_best())
-        if level is not None and not 0 <= level <= best:
-            raise RuntimeError(f"this processor has no {LEVELS[level]}")
-        self.level = best if level is None else level
+        here, loaded = levels(), library()
+        if loaded is None or not here or level not in (None, *here):
+            have = ", ".join(LEVELS[i] for i in here) or "none"
+            raise RuntimeError(f"no compiled kernels for level {level}; there are: {have}")
+        self.level = here[-1] if level is None else level
         self._library = loaded
-        self._transposed: dict[int, Tensor] = {}
 
     def forward(self, rows: Rows, weights: Tensor | None, tables: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """See `unimat_search.eval.chgnet.gated.Kernel`."""
         tables = [table.contiguous() for table in tables]
         weights = None if weights is None else weights.contiguous()
-        saved = [torch.empty(len(rows.indices[0]), 2 * WIDTH), torch.empty(len(rows.indices[0]), 2)]
-        out = torch.zeros(rows.n_out, WIDTH)
+        n_rows = len(rows.indices[0])
+        saved = [tables[0].new_empty(n_rows, 2 * WIDTH), tables[0].new_empty(n_rows, 2)]
+        out = tables[0].new_zeros(rows.n_out, WIDTH)
         job = self._job(rows, weights, tables, saved)
         job.out = out.data_ptr()
         self._library.gated_forward(ctypes.byref(job), self.level)
@@ -107,8 +110,8 @@ class CompiledKernel:
         tables = [table.contiguous() for table in tables]
         weights = None if weights is None else weights.contiguous()
         slope = slope.contiguous()
-        table_slopes = [torch.zeros_like(table) for table in tables]
-        weight_slope = None if weights is None else torch.zeros_like(weights)
+        table_slopes = [table.new_zeros(table.shape) for table in tables]
+        weight_slope = None if weights is None else weights.new_zeros(weights.shape)
         job = self._job(rows, weights, tables, saved)
         job.out_slope = slope.data_ptr()
         job.table_slopes = _pointers(table_slopes)
@@ -124,7 +127,7 @@ class CompiledKernel:
             tables=_pointers(tables),
             indices=_pointers(rows.indices),
             second=_pointer(gate.second),
-            second_transposed=_pointer(self._transpose(gate.second)),
+            second_transposed=_pointer(gate.second_transposed),
             bias=_pointer(gate.bias),
             norm=_pointer(gate.norm),
             shift=_pointer(gate.shift),
@@ -134,15 +137,6 @@ class CompiledKernel:
             saved=saved[0].data_ptr(),
             inverses=saved[1].data_ptr(),
         )
-
-    def _transpose(self, second: Tensor | None) -> Tensor | None:
-        """The second layer the other way round, made once."""
-        if second is None:
-            return None
-        key = second.data_ptr()
-        if key not in self._transposed:
-            self._transposed[key] = second.transpose(1, 2).contiguous()
-        return self._transposed[key]
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

@@ -35,14 +35,14 @@ class Convolution:
         inputs: The first layer, cut by where its inputs come from, each (features in, 2 features out).
         bias: Of the first layer, shape (2 features,).
         gate: The rest of the gated MLP.
-        out: Shape (features, features); None for the angle update.
+        out: Shape (features, features); nothing for the angle update.
         out_bias: Shape (features,); None if there is none.
     """
 
     inputs: Sequence[Tensor]
     bias: Tensor
     gate: Gate
-    out: Tensor | None = None
+    out: Tensor
     out_bias: Tensor | None = None
 
 
@@ -121,14 +121,16 @@ class Network:
                 Source(atoms @ of_end, ends),
             ]
             messages = gated_sum(rows, layer.gate, Source(atom_weights, bond_of), starts, len(atoms), self.kernel)
-            atoms = atoms + _linear(messages, layer)
+            atoms = atoms + messages @ layer.out
+            if layer.out_bias is not None:
+                atoms = atoms + layer.out_bias
             if depth < len(self.bond_layers) and len(angles):
                 layer = self.bond_layers[depth]
                 rows = _angle_rows(layer, bonds[:n_short], bond_i, bond_j, angles, angle, atoms, center)
                 messages = gated_sum(rows, layer.gate, Source(bond_weights, bond_j), bond_i, n_short, self.kernel)
-                bonds = torch.cat(
-                    [bonds[:n_short] + _linear(messages * bond_weights, layer), _biased(bonds[n_short:], layer)]
-                )
+                bonds = torch.cat([bonds[:n_short] + messages * bond_weights @ layer.out, bonds[n_short:]])
+                if layer.out_bias is not None:
+                    bonds = bonds + graph.angled[:, None] * layer.out_bias
             if depth < len(self.angle_layers) and len(angles):
                 layer = self.angle_layers[depth]
                 rows = _angle_rows(layer, bonds[:n_short], bond_i, bond_j, angles, angle, atoms, center)
@@ -194,17 +196,6 @@ def _angle_rows(
     ]
 
 
-def _linear(messages: Tensor, layer: Convolution) -> Tensor:
-    if layer.out is None:
-        return messages
-    return messages @ layer.out if layer.out_bias is None else torch.addmm(layer.out_bias, messages, layer.out)
-
-
-def _biased(features: Tensor, layer: Convolution) -> Tensor:
-    """What the layer behind the sum makes of a sum of nothing."""
-    return features if layer.out_bias is None else features + layer.out_bias
-
-
 def _columns(*layers: nn.Linear) -> Tensor:
     """Linear layers of one input, without bias, as one matrix (in, all out)."""
     return torch.cat([layer.weight.detach() for layer in layers]).T.contiguous()
@@ -220,7 +211,7 @@ def _convolution(layer: Any, gated_mlp: Any, width: int) -> Convolution:  # noqa
         [part.contiguous() for part in torch.split(first, width)],
         bias,
         _gate(gated_mlp, core, gate),
-        None if linear is None else linear.weight.detach().T.contiguous(),
+        first[:0, :0] if linear is None else linear.weight.detach().T.contiguous(),
         None if linear is None or linear.bias is None else linear.bias.detach(),
     )
 
@@ -228,8 +219,10 @@ def _convolution(layer: Any, gated_mlp: Any, width: int) -> Convolution:  # noqa
 def _gate(gated_mlp: Any, core: list[nn.Linear], gate: list[nn.Linear]) -> Gate:  # noqa: ANN401
     norms = [gated_mlp.bn1, gated_mlp.bn2] if gated_mlp.norm is not None else []
     deep = len(core) == 2
+    second = torch.stack([core[1].weight.T, gate[1].weight.T]).detach().contiguous() if deep else None
     return Gate(
-        torch.stack([core[1].weight.T, gate[1].weight.T]).detach().contiguous() if deep else None,
+        second,
+        None if second is None else second.mT.contiguous(),
         torch.cat([core[1].bias, gate[1].bias]).detach() if deep else None,
         torch.cat([norm.weight for norm in norms]).detach() if norms else None,
         torch.cat([norm.bias for norm in norms]).detach() if norms else None,
@@ -260,6 +253,10 @@ def _check(model: Any) -> None:  # noqa: ANN401
     widths = {arguments[f"{of}_fea_dim"] for of in ("atom", "bond", "angle")}
     if len(widths) != 1:
         raise UnsupportedModelError(f"this CHGNet has features of different widths {sorted(widths)}")
+    hidden = {linear.out_features for c in (*model.atom_conv_layers, *model.bond_conv_layers, *model.angle_layers)
+              for linear in _linears(c)}  # fmt: skip
+    if not hidden <= widths:
+        raise UnsupportedModelError(f"this CHGNet has hidden layers of widths {sorted(hidden)}, features of {widths}")
     depths = {len(_linears(c.twoBody_atom.mlp_core)) for c in model.atom_conv_layers}
     depths |= {len(_linears(c.twoBody_bond.mlp_core)) for c in (*model.bond_conv_layers, *model.angle_layers)}
     if not depths <= {1, 2}:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unimat_search.eval.chgnet.gated import Kernel, TorchKernel
 from unimat_search.eval.chgnet.graph import Graph, build_graph
-from unimat_search.eval.chgnet.kernels import WIDTH, CompiledKernel, library
+from unimat_search.eval.chgnet.kernels import WIDTH, CompiledKernel, levels
 from unimat_search.eval.chgnet.network import Network, Prediction
 from unimat_search.eval.potential import Crystals, Evaluations
 from unimat_search.eval.relax import BatchedRelaxer
@@ -48,7 +48,7 @@ class ChgnetPotential:
         self._atom_energies: Tensor | None = None if atom_energies is None else atom_energies.fc.weight[0].double()
 
     def _kernel(self, compiled: bool) -> Kernel:
-        fits = self.device == "cpu" and self.model.model_args["atom_fea_dim"] == WIDTH and library() is not None
+        fits = self.device == "cpu" and self.model.model_args["atom_fea_dim"] == WIDTH and bool(levels())
         return CompiledKernel() if compiled and fits else TorchKernel()
 
     def load(self, n_atoms: int, volume: float) -> float:

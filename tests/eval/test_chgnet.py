@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chgnet.model import CHGNet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -21,13 +23,13 @@ from tests.eval.structures import HOPELESS, random_structures
 from unimat_search.eval.chgnet import ChgnetPotential
 from unimat_search.eval.chgnet.gated import Gate, Rows, Source, TorchKernel, gated_sum
 from unimat_search.eval.chgnet.graph import build_graph, neighbour_list
-from unimat_search.eval.chgnet.kernels import LEVELS, WIDTH, CompiledKernel, library
+from unimat_search.eval.chgnet.kernels import LEVELS, WIDTH, CompiledKernel, levels
 from unimat_search.eval.chgnet.network import Network, UnsupportedModelError
 from unimat_search.eval.potential import Crystals, Evaluations
 from unimat_search.eval.references import load_references
 from unimat_search.eval.relax import EV_PER_CUBIC_ANGSTROM
 
-compiled_only = pytest.mark.skipif(library() is None, reason="the compiled kernels were not built")
+compiled_only = pytest.mark.skipif(not levels(), reason="there are no compiled kernels")
 KERNELS = [pytest.param(False, id="torch"), pytest.param(True, id="compiled", marks=compiled_only)]
 
 
@@ -132,6 +134,28 @@ def test_a_model_that_we_would_compute_wrongly() -> None:
     model.model_args["non_linearity"] = "tanh"
     with pytest.raises(UnsupportedModelError, match="non_linearity='tanh'"):
         Network(model, TorchKernel())
+
+
+def test_a_model_of_other_hidden_widths() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = CHGNet(atom_conv_hidden_dim=128)
+    with pytest.raises(UnsupportedModelError, match="128"):
+        Network(model, TorchKernel())
+
+
+@pytest.mark.parametrize("compiled", KERNELS)
+def test_crystals_without_angles_do_not_see_their_neighbours_angles(compiled: bool) -> None:
+    """CHGNet 0.2.0 has a bias that counts only where there are angles."""
+    copper, potassium = (
+        Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [el], [[0.0, 0, 0]]) for el, a in (("Cu", 3.6), ("K", 5.3))
+    )
+    of = potential("0.2.0", compiled=compiled)
+    together = of.evaluate(Crystals.of([copper, potassium])).energies
+    alone = of.evaluate(Crystals.of([potassium])).energies
+    assert float(together[1]) == pytest.approx(float(alone[0]), abs=2e-5)
+    theirs = of.model.predict_structure(potassium, task="e")["e"]
+    assert float(alone[0]) / 4 == pytest.approx(float(theirs), abs=1e-5)
 
 
 def test_magnetic_moments_are_chgnets_own() -> None:
@@ -240,8 +264,10 @@ def some_rows(
 
     n_tables, n_rows = 3 + seed % 2, int(index(60, 1)) + 1
     sizes = [int(index(9, 1)) + 1 for _ in range(n_tables)]
+    second = normal(2, width, width) / width**0.5 if deep else None
     gate = Gate(
-        normal(2, width, width) / width**0.5 if deep else None,
+        second,
+        None if second is None else second.mT.contiguous(),
         normal(2 * width) if deep else None,
         normal(2 * width) if normed else None,
         normal(2 * width) if normed else None,
@@ -287,9 +313,8 @@ def test_the_compiled_kernel_is_the_reference(level: int, seed: int, shape: dict
     exact = TorchKernel().forward(rows, weights if shape["summed"] else None, tables)
     slope = torch.randn_like(exact[0])
     exact_slopes = TorchKernel().backward(rows, weights if shape["summed"] else None, tables, exact[1], slope.clone())
-    gate = Gate(
-        *(None if t is None else t.float() for t in (rows.gate.second, rows.gate.bias, rows.gate.norm, rows.gate.shift))
-    )
+    parts = {f.name: getattr(rows.gate, f.name) for f in fields(Gate)}
+    gate = Gate(**{name: part.float() for name, part in parts.items() if part is not None})
     single = Rows(gate, rows.indices, rows.weight_index, rows.owners, rows.n_out)
     floats, weights32 = [t.float() for t in tables], weights.float() if shape["summed"] else None
     out, saved = compiled.forward(single, weights32, floats)
@@ -303,5 +328,5 @@ def test_the_compiled_kernel_is_the_reference(level: int, seed: int, shape: dict
 
 @compiled_only
 def test_a_level_that_no_processor_has() -> None:
-    with pytest.raises((RuntimeError, IndexError)):
+    with pytest.raises(RuntimeError, match=r"no compiled kernels for level 3; there are: \w+"):
         CompiledKernel(len(LEVELS))
