@@ -289,15 +289,15 @@ class _Batch:
         old = self.variables
         x = self._optimizer.step(old.x, forces, enthalpies, old.sizes)
         self._variables = Variables(x, old.lattices_0, old.sizes)
-        lattices, positions = self._geometries()
-        problems = {}
-        for i, (flight, lattice) in enumerate(zip(self.flights, lattices, strict=True)):
+        for flight in self.flights:
             flight.n_steps += 1
-            if _is_suspicious(flight.reduction @ lattice, flight.num_sites) and (
-                problem := flight.inspect(lattice, positions[i])
-            ):
-                problems[i] = problem
-                flight.energy = flight.max_force = None
+        suspects = _suspicious(self.crystals()).nonzero().squeeze(1).tolist()
+        if not suspects:
+            return
+        lattices, positions = self._geometries()
+        problems = {i: problem for i in suspects if (problem := self.flights[i].inspect(lattices[i], positions[i]))}
+        for i in problems:
+            self.flights[i].energy = self.flights[i].max_force = None
         self._land(problems)
 
     def _land(self, problems: Mapping[int, Problem | None]) -> None:
@@ -334,14 +334,13 @@ def _overdue(flight: _Flight, settings: RelaxSettings) -> Problem | None:
     return None
 
 
-def _is_suspicious(lattice: NDArray[np.float64], num_sites: int) -> bool:
-    """Whether a cell is far from what it was, flat or out of the sane volumes: worth a closer look."""
-    volume = abs(float(np.linalg.det(lattice)))
+def _suspicious(crystals: Crystals) -> Tensor:
+    """Which cells are flat or out of the sane volumes, and worth a closer look, shape (crystals,)."""
     smallest, largest = IN_FLIGHT.volume_per_atom
-    if not smallest < volume / num_sites < largest:
-        return True
-    areas = np.linalg.norm(np.cross(lattice[[1, 2, 0]], lattice[[2, 0, 1]]), axis=1)
-    return bool(volume / areas.max() < SAFE_HEIGHT)
+    per_atom = crystals.volumes / crystals.sizes
+    heights = 1 / torch.linalg.inv_ex(crystals.lattices).inverse.norm(dim=1).amax(1)
+    sound: Tensor = (smallest < per_atom) & (per_atom < largest) & (heights > SAFE_HEIGHT)
+    return ~sound
 
 
 def _is_out_of_memory(error: Exception) -> bool:
