@@ -7,13 +7,10 @@ python benchmarks/relaxation.py --ternary  # 100 random candidates of a 10-atom 
 
 from __future__ import annotations
 
-import contextlib
-import io
 import resource
 import time
-import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any, NamedTuple
@@ -23,6 +20,7 @@ import numpy as np
 from pymatgen.core import Composition, Lattice, Structure
 
 from unimat_search.airss import RandomSearch
+from unimat_search.eval.parallel import quiet
 from unimat_search.records import FailedAttempt, RelaxSettings
 
 FMAX, MAX_STEPS = 0.05, 500
@@ -48,14 +46,6 @@ class Share(NamedTuple):
     results: list[tuple[float, int, bool]]
     cpu_seconds: float
     peak_gigabytes: float
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep libraries from printing."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def known() -> list[Structure]:

@@ -58,16 +58,21 @@ class Variables:
         deformations: Tensor = torch.linalg.matrix_exp(self.deformation_logs)
         return deformations
 
+    @cached_property
+    def lattices(self) -> Tensor:
+        """Cells now, row vectors, angstrom, shape (crystals, 3, 3)."""
+        return self.lattices_0 @ self.deformations.mT
+
     @property
     def volumes(self) -> Tensor:
         """Cubic angstrom, shape (crystals,)."""
-        volumes: Tensor = torch.linalg.det(self.lattices_0 @ self.deformations.mT).abs()
+        volumes: Tensor = torch.linalg.det(self.lattices).abs()
         return volumes
 
-    def geometries(self) -> tuple[Tensor, Tensor]:
-        """Cells now, (crystals, 3, 3), and all atoms' positions, crystal by crystal, (atoms, 3); angstrom."""
-        transposed = self.deformations.mT
-        return self.lattices_0 @ transposed, (self.x[:, CELL_ROWS:] @ transposed)[self.is_atom]
+    @property
+    def positions(self) -> Tensor:
+        """All atoms' positions now, crystal by crystal, angstrom, shape (atoms, 3)."""
+        return (self.x[:, CELL_ROWS:] @ self.deformations.mT)[self.is_atom]
 
     def forces(self, forces: Tensor, stresses: Tensor) -> Tensor:
         """Forces on the variables, eV/angstrom, shape (crystals, rows, 3).

@@ -225,10 +225,8 @@ class _Batch:
 
     def crystals(self) -> Crystals:
         """The geometries to evaluate, in reduced cells."""
-        lattices, positions = self.variables.geometries()
-        reductions = self._tensor(np.array([flight.reduction for flight in self.flights]))
         numbers = torch.tensor(np.concatenate([f.numbers for f in self.flights]), device=self._device)
-        return Crystals(numbers, positions, reductions @ lattices, self.variables.sizes)
+        return Crystals(numbers, self.variables.positions, self._reduced_lattices(), self.variables.sizes)
 
     def advance(self, evaluations: Evaluations, errors: Mapping[int, Exception]) -> None:
         """Bring every structure one optimizer step on, or to its end."""
@@ -291,7 +289,7 @@ class _Batch:
         self._variables = Variables(x, old.lattices_0, old.sizes)
         for flight in self.flights:
             flight.n_steps += 1
-        suspects = _suspicious(self.crystals()).nonzero().squeeze(1).tolist()
+        suspects = _suspicious(self._reduced_lattices(), old.sizes).nonzero().squeeze(1).tolist()
         if not suspects:
             return
         lattices, positions = self._geometries()
@@ -318,9 +316,11 @@ class _Batch:
         return torch.tensor([i not in ended for i in range(len(self.flights))], dtype=torch.bool, device=self._device)
 
     def _geometries(self) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
-        lattices, positions = self.variables.geometries()
         ends = np.cumsum([flight.num_sites for flight in self.flights])
-        return lattices.cpu().numpy(), np.split(positions.cpu().numpy(), ends[:-1])
+        return self.variables.lattices.cpu().numpy(), np.split(self.variables.positions.cpu().numpy(), ends[:-1])
+
+    def _reduced_lattices(self) -> Tensor:
+        return self._tensor(np.array([flight.reduction for flight in self.flights])) @ self.variables.lattices
 
     def _tensor(self, array: NDArray[np.float64]) -> Tensor:
         return torch.tensor(array, dtype=torch.float64, device=self._device)
@@ -334,11 +334,11 @@ def _overdue(flight: _Flight, settings: RelaxSettings) -> Problem | None:
     return None
 
 
-def _suspicious(crystals: Crystals) -> Tensor:
+def _suspicious(lattices: Tensor, sizes: Tensor) -> Tensor:
     """Which cells are flat or out of the sane volumes, and worth a closer look, shape (crystals,)."""
     smallest, largest = IN_FLIGHT.volume_per_atom
-    per_atom = crystals.volumes / crystals.sizes
-    heights = 1 / torch.linalg.inv_ex(crystals.lattices).inverse.norm(dim=1).amax(1)
+    per_atom = torch.linalg.det(lattices).abs() / sizes
+    heights = 1 / torch.linalg.inv_ex(lattices).inverse.norm(dim=1).amax(1)
     sound: Tensor = (smallest < per_atom) & (per_atom < largest) & (heights > SAFE_HEIGHT)
     return ~sound
 

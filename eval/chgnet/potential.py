@@ -11,7 +11,7 @@ from torch import Tensor
 from unimat_search.eval.chgnet.gated import Kernel, TorchKernel
 from unimat_search.eval.chgnet.graph import Graph, build_graph
 from unimat_search.eval.chgnet.kernels import WIDTH, CompiledKernel, levels
-from unimat_search.eval.chgnet.network import Network, Prediction
+from unimat_search.eval.chgnet.network import Network
 from unimat_search.eval.potential import Crystals, Evaluations
 from unimat_search.eval.relax import BatchedRelaxer
 
@@ -73,12 +73,9 @@ class ChgnetPotential:
 
     def magnetic_moments(self, crystals: Crystals) -> Tensor:
         """Absolute moments of the atoms, Bohr magnetons, shape (atoms,)."""
-        with torch.no_grad():
-            return self._predict(crystals).magmoms.double()
-
-    def _predict(self, crystals: Crystals) -> Prediction:
         graph = self._graph(crystals)
-        return self.network(graph, graph.vectors, crystals.numbers)
+        with torch.no_grad():
+            return self.network(graph, graph.vectors, crystals.numbers).magmoms.double()
 
     def _graph(self, crystals: Crystals) -> Graph:
         heaviest = int(crystals.numbers.max())

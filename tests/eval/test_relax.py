@@ -361,9 +361,9 @@ def test_magnetic_moments_on_request() -> None:
 def test_variables_are_the_geometry() -> None:
     structure = random_structures("Al2Cu3", 1)[0]
     variables = Variables.of(torch.tensor(structure.lattice.matrix), torch.tensor(structure.cart_coords))
-    lattices, positions = variables.join(variables).geometries()
-    assert np.allclose(lattices[1], structure.lattice.matrix)
-    assert np.allclose(positions[5:], structure.cart_coords)
+    both = variables.join(variables)
+    assert np.allclose(both.lattices[1], structure.lattice.matrix)
+    assert np.allclose(both.positions[5:], structure.cart_coords)
 
 
 def test_an_element_that_the_potential_does_not_know() -> None:
