@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from unimat_search.airss.cell import expected_volume, random_lattice
 from unimat_search.airss.placement import Arrangement, place, random_arrangement
 from unimat_search.airss.symmetry import SpaceGroup, orders, sites, space_group
 from unimat_search.records import FailedAttempt
+from unimat_search.seeds import candidate_stream
 
 FloatArray = NDArray[np.float64]
 
@@ -81,9 +81,8 @@ class RandomSearch:
         """See `unimat_search.protocol.StructureGenerator.generate`; structure k does not depend on n."""
         symbols = sorted(el.symbol for el in composition.elements)
         counts = [int(composition[symbol]) for symbol in symbols]
-        name = zlib.crc32(composition.alphabetical_formula.encode())
         for index in range(n):
-            yield self._structure(symbols, counts, np.random.default_rng([seed, name, index]))
+            yield self._structure(symbols, counts, candidate_stream(seed, composition, index))
 
     def least_distances(self, composition: Composition, volume: float) -> FloatArray:
         """Least distance of each pair of elements, angstrom, shape (n, n), elements in alphabetical order.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +10,7 @@ from pymatgen.core import Composition, Lattice, PeriodicSite, Structure
 
 from unimat_search.airss.symmetry import space_group
 from unimat_search.records import FailedAttempt
+from unimat_search.seeds import candidate_stream
 
 
 class PyxtalRandom:
@@ -37,9 +37,8 @@ class PyxtalRandom:
 
     def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:
         """See `unimat_search.protocol.StructureGenerator.generate`; structure k does not depend on n."""
-        name = zlib.crc32(composition.alphabetical_formula.encode())
         for index in range(n):
-            yield self._structure(composition, np.random.default_rng([seed, name, index]))
+            yield self._structure(composition, candidate_stream(seed, composition, index))
 
     def _structure(self, composition: Composition, rng: np.random.Generator) -> Structure | FailedAttempt:
         for _ in range(self.max_tries):

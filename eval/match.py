@@ -11,8 +11,8 @@ from pathlib import Path
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
-from unimat_search.eval.files import ElementSet, read_structures
 from unimat_search.eval.sanity import structure_problem
+from unimat_search.files import ElementSet, read_structures
 from unimat_search.records import MatchSettings
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from pymatgen.core import Composition, Element, Lattice, Structure
 
-from unimat_search.eval.files import read_structures
 from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, relax_chunks
+from unimat_search.files import read_structures
 from unimat_search.records import Outcome, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
 

@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from unimat_search.cli_model import data, sample, train
+from unimat_search.shell import DATA_DIR, FILE, FOLDER, BadInput, clear_errors, progress
+
 if TYPE_CHECKING:
     from unimat_search.compare import CompareSettings
 
 FORMATS = ("table", "json", "csv", "markdown")
 TARGETS = ("extxyz", "cif", "parquet", "ase-db", "res")
-DATA_DIR = click.option(
-    "--data-dir",
-    envvar="UNIMAT_SEARCH_DATA",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of data sets [env: UNIMAT_SEARCH_DATA].",
-)
-FOLDER = click.Path(file_okay=False, path_type=Path)
-FILE = click.Path(path_type=Path)
-
-
-class BadInput(click.ClickException):
-    """One line that names the value and the cure; exit code 2."""
-
-    exit_code = 2
-
-
-@contextlib.contextmanager
-def clear_errors(after_interruption: str = "nothing was written") -> Iterator[None]:
-    """Turn what users get wrong into one line and exit code 2, an interruption into 130."""
-    from unimat_search.records import UserError
-
-    try:
-        yield
-    except (UserError, ValueError, OSError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadInput(lines[0]) from error
-    except KeyboardInterrupt:
-        click.echo(f"interrupted; {after_interruption}", err=True)
-        sys.exit(130)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -218,20 +190,6 @@ def render(summary: dict[str, Any], fmt: str) -> str:
             return report.to_table(summary, ascii_only=not encoding.lower().startswith("utf"))
 
 
-@contextlib.contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, quiet where that is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 def _settings(options: dict[str, Any], stored: CompareSettings | None) -> CompareSettings:
     """The command's options over the stored or the default settings."""
     from unimat_search.compare import CompareSettings
@@ -258,6 +216,9 @@ def _numbers(text: str) -> tuple[float, float, float]:
         raise BadInput(f"{text!r} is not LTOL,STOL,ANGLE_TOL, as in 0.3,0.5,10") from error
     return ltol, stol, angle_tol
 
+
+for command in (train, sample, data):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -170,7 +170,7 @@ def test_export(target: str, run: Path, tmp_path: Path) -> None:
             import pyarrow.parquet as pq
 
             assert pq.read_table(out).num_rows == 4
-            from unimat_search.eval.files import read_structures
+            from unimat_search.files import read_structures
 
             assert len(list(read_structures(out))) == 4
         case "cif":

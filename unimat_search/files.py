@@ -31,9 +31,9 @@ def read_structures(
     Raises:
         ValueError: If the path is missing, of no known format, or can't be read; it names the path.
     """
-    for file in _files(path):
+    for file in structure_files(path):
         try:
-            for name, structure in _read_file(file, element_sets):
+            for name, structure in read_file(file, element_sets):
                 if element_sets is None or _elements(structure) in element_sets:
                     yield name, structure
         except Exception as error:  # parsers raise anything
@@ -41,7 +41,12 @@ def read_structures(
             raise ValueError(f"{file} can't be read: {message[0]}") from error
 
 
-def _files(path: Path) -> list[Path]:
+def structure_files(path: Path) -> list[Path]:
+    """The files of known formats in a folder, or the one file.
+
+    Raises:
+        ValueError: If there is none.
+    """
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if _is_known(file))
         if not files:
@@ -58,7 +63,8 @@ def _is_known(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES or file.name.upper().startswith(("POSCAR", "CONTCAR"))
 
 
-def _read_file(file: Path, element_sets: Collection[ElementSet] | None) -> Iterator[tuple[str, Structure]]:
+def read_file(file: Path, element_sets: Collection[ElementSet] | None = None) -> Iterator[tuple[str, Structure]]:
+    """Yield every structure of one file with a name; a parser's own exceptions pass through."""
     match file.suffix.lower():
         case ".parquet":
             yield from _read_parquet(file, element_sets)

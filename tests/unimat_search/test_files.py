@@ -8,8 +8,8 @@ from ase.io import write
 from pymatgen.core import Lattice, Structure
 
 from unimat_search.eval.export import to_res
-from unimat_search.eval.files import read_structures
 from unimat_search.eval.match import best_match, read_known
+from unimat_search.files import read_structures
 from unimat_search.records import MatchSettings, Outcome, Record
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])

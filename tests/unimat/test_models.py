@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.core import Composition, Structure
+from safetensors.torch import save_file
+
+from tests.unimat.crystals import TINY, random_set, tiny_model
+from unimat_search.records import FailedAttempt
+from unimat_search.testing import check_generator
+from unimat_search.unimat.batches import Batch, Batches, by_size
+from unimat_search.unimat.checkpoint import build, load_model, save_model
+from unimat_search.unimat.grid_model import GridModel
+from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties
+from unimat_search.unimat.sample import UniMatGenerator, as_structure, sample, sample_freely
+from unimat_search.unimat.slot_model import SlotModel, fit_log_volumes
+from unimat_search.unimat.slots import SlotDenoiser, shortest_distances
+
+DENOISERS = tuple(TINY)
+DATA = random_set(5, 40)
+ANYTHING = torch.tensor([np.nan, np.nan])
+FEW = SampleSettings(steps=4)
+
+
+def streams(*keys: int) -> Streams:
+    return Streams([np.random.default_rng(key) for key in keys])
+
+
+@pytest.fixture(params=DENOISERS)
+def model(request: pytest.FixtureRequest) -> CrystalModel:
+    return tiny_model(request.param, DATA)
+
+
+def test_losses_are_finite_and_have_gradients_everywhere(model: CrystalModel) -> None:
+    model.train()
+    for batch in by_size(DATA).values():
+        losses = model.loss(batch, torch.Generator().manual_seed(0))
+        assert {"loss", "coords", "cell"} <= set(losses)
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_losses_depend_on_the_generators_seed_alone(model: CrystalModel) -> None:
+    batch = by_size(DATA)[4]
+    with torch.no_grad():
+        first, again, other = (float(model.loss(batch, torch.Generator().manual_seed(s))["loss"]) for s in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_samples_have_the_atoms_asked_for_and_cells_with_volume(model: CrystalModel) -> None:
+    atoms = [torch.tensor(mine) for mine in ([11, 17], [3, 8, 8], [11, 17], [20, 8, 3, 3])]
+    made = sample(model, atoms, streams(1, 2, 3, 4), FEW, ANYTHING)
+    for asked, (numbers, frac_coords, cell) in zip(atoms, made, strict=True):
+        assert torch.equal(numbers, asked)
+        assert frac_coords.shape == (len(asked), 3)
+        assert float(frac_coords.min()) >= 0
+        assert float(frac_coords.max()) < 1
+        assert float(torch.linalg.det(cell)) > 0
+
+
+def test_a_sample_depends_on_its_stream_and_not_on_its_batch(model: CrystalModel) -> None:
+    atoms = [torch.tensor([11, 17, 8])] * 5
+    together = sample(model, atoms, streams(1, 2, 3, 4, 5), FEW, ANYTHING)
+    alone = sample(model, atoms[:1], streams(3), FEW, ANYTHING)[0]
+    small = sample(model, atoms, streams(1, 2, 3, 4, 5), FEW, ANYTHING, sites_at_once=3)[2]
+    for other in (alone, small):
+        for one, same in zip(together[2], other, strict=True):
+            assert torch.allclose(one, same, atol=1e-4)
+    assert not torch.allclose(together[0][1], together[1][1], atol=1e-2)
+
+
+def test_guidance_asks_more_loudly(model: CrystalModel) -> None:
+    atoms = [torch.tensor([11, 17, 8])]
+    asked = torch.tensor([-3.0, 1.0])
+
+    def cell(settings: SampleSettings, properties: torch.Tensor) -> torch.Tensor:
+        return sample(model, atoms, streams(1), settings, properties)[0][2]
+
+    plain, louder = cell(FEW, asked), cell(replace(FEW, guidance=2.0), asked)
+    free, free_louder = cell(FEW, ANYTHING), cell(replace(FEW, guidance=2.0), ANYTHING)
+    assert not torch.allclose(plain, free, atol=1e-4)
+    assert not torch.allclose(plain, louder, atol=1e-4)
+    assert torch.allclose(free, free_louder, atol=1e-4)
+
+
+def test_properties_are_dropped_at_the_rate_asked_for() -> None:
+    properties = torch.zeros(20_000, 2)
+    dropped = drop_properties(properties, 0.1, torch.Generator().manual_seed(0)).isnan()
+    assert float(dropped[:, 0].float().mean()) == pytest.approx(0.19, abs=0.015)  # 1 - 0.9^2
+    assert float(dropped.all(1).float().mean()) == pytest.approx(0.1 + 0.9 * 0.01, abs=0.01)
+    assert not drop_properties(properties, 0.0, torch.Generator()).isnan().any()
+
+
+def test_a_model_comes_back_from_its_file(model: CrystalModel, tmp_path: Path) -> None:
+    denoiser = "unet" if isinstance(model, GridModel) else "slots"
+    file = tmp_path / "model.safetensors"
+    save_model(file, model, {"config": {"denoiser": denoiser, "model": TINY[denoiser]}}, dtype=torch.float32)
+    back, header = load_model(file)
+    assert header["config"]["denoiser"] == denoiser
+    first, again = (sample(one, [torch.tensor([11, 17])], streams(1), FEW, ANYTHING)[0] for one in (model, back))
+    assert all(torch.equal(one, same) for one, same in zip(first, again, strict=True))
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("content", [b"", b"junk" * 10, None])
+def test_what_is_no_model_is_refused(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    if content is None:
+        save_file({"x": torch.zeros(1)}, file)
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a checkpoint"):
+        load_model(file)
+    with pytest.raises(ValueError, match="there is no checkpoint"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_a_model_of_another_version_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    model = tiny_model("slots", DATA)
+    save_model(file, model, {"config": {"denoiser": "slots", "model": {}}}, dtype=torch.float32)
+    with pytest.raises(ValueError, match="is not a model of this version"):
+        load_model(file)
+
+
+def test_unknown_denoisers_and_settings_are_named() -> None:
+    with pytest.raises(ValueError, match="no denoiser 'net'; there are slots, unet"):
+        build("net", {})
+    with pytest.raises(ValueError, match=r"unknown setting model\.network\.breadth; there are width"):
+        build("slots", {"network": {"breadth": 3}})
+    with pytest.raises(ValueError, match=r"model\.network\.width must be int, got 'wide'"):
+        build("slots", {"network": {"width": "wide"}})
+
+
+# The denoiser of slots: its symmetries
+
+
+def crystal(seed: int) -> tuple[SlotModel, Batch]:
+    model = tiny_model("slots", DATA)
+    assert isinstance(model, SlotModel)
+    return model, by_size(random_set(seed, 30))[5]
+
+
+def velocity(model: SlotModel, batch: Batch, coords: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    cells = model.encode_cells(batch.cells, batch.numbers)
+    time = torch.linspace(0, 1, len(batch))
+    return model.velocity(coords, cells, time, batch.numbers, model.standardised(batch.properties))
+
+
+def test_translations_and_whole_turns_change_nothing() -> None:
+    model, batch = crystal(1)
+    first = velocity(model, batch, batch.frac_coords)
+    turns = torch.randint(-2, 3, batch.frac_coords.shape, generator=torch.Generator().manual_seed(0))
+    moved = velocity(model, batch, batch.frac_coords + torch.tensor([0.3, 0.9, -0.2]) + turns)
+    for one, same in zip(first, moved, strict=True):
+        assert float(one.detach().abs().max()) > 1e-3
+        assert torch.allclose(one, same, atol=1e-4)
+
+
+def test_the_order_of_atoms_is_the_results_order() -> None:
+    model, batch = crystal(2)
+    order = torch.tensor([3, 1, 4, 0, 2])
+    shuffled = Batch(batch.numbers[:, order], batch.frac_coords[:, order], batch.cells, batch.properties)
+    (coords, cell), (coords_, cell_) = (
+        velocity(model, batch, batch.frac_coords),
+        velocity(model, shuffled, shuffled.frac_coords),
+    )
+    assert torch.allclose(coords[:, order], coords_, atol=1e-5)
+    assert torch.allclose(cell, cell_, atol=1e-5)
+
+
+def test_rotations_change_nothing() -> None:
+    model, batch = crystal(3)
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))[0]
+    turned = replace(batch, cells=batch.cells @ rotation)
+    for one, same in zip(
+        velocity(model, batch, batch.frac_coords), velocity(model, turned, batch.frac_coords), strict=True
+    ):
+        assert torch.allclose(one, same, atol=1e-4)
+
+
+def test_coordinates_never_drift() -> None:
+    model, batch = crystal(4)
+    coords, _ = velocity(model, batch, batch.frac_coords)
+    assert torch.allclose(coords.mean(1), torch.zeros(len(batch), 3), atol=1e-6)
+
+
+def test_shortest_distances_are_pymatgens() -> None:
+    for batch in by_size(random_set(6, 20)).values():
+        differences = batch.frac_coords.unsqueeze(1) - batch.frac_coords.unsqueeze(2)
+        found = shortest_distances(differences, batch.cells)
+        for row in range(len(batch)):
+            structure = Structure(batch.cells[row].numpy(), batch.numbers[row].tolist(), batch.frac_coords[row].numpy())
+            expected = structure.distance_matrix
+            away = ~np.eye(len(structure), dtype=bool)
+            assert np.allclose(found[row].numpy()[away], expected[away], atol=1e-4)
+            assert found[row, 0, 0] == pytest.approx(min(structure.lattice.abc), abs=1e-4)
+
+
+def test_larger_crystals_than_any_in_training_are_seen_as_the_largest() -> None:
+    model = tiny_model("slots", DATA)
+    denoiser = model.denoiser
+    assert isinstance(denoiser, SlotDenoiser)
+    assert int(denoiser.largest_size) == int(DATA.num_sites.max())
+    assert int(denoiser.largest_count) == 2
+    made = sample(model, [torch.full((70,), 11)], streams(0), FEW, ANYTHING)
+    assert torch.isfinite(made[0][1]).all()
+
+
+def test_volumes_of_elements_come_back() -> None:
+    structures = random_set(7, 200)
+    log_volumes = np.log(np.linspace(5, 40, 119))
+    means = np.add.reduceat(log_volumes[structures.numbers], structures.offsets[:-1]) / structures.num_sites
+    wanted = np.exp(means) * structures.num_sites
+    scale = (wanted / np.abs(np.linalg.det(structures.cells.astype(float)))) ** (1 / 3)
+    scaled = replace(structures, cells=(structures.cells * scale[:, None, None]).astype(np.float32))
+    present = sorted(set(structures.numbers.tolist()))
+    assert fit_log_volumes(scaled)[present] == pytest.approx(log_volumes[present], abs=0.1)
+
+
+# Without a composition
+
+
+def test_compositions_are_drawn_from_the_training_data() -> None:
+    model = tiny_model("slots", DATA)
+    made = sample_freely(model, streams(*range(20)), FEW, ANYTHING)
+    known = {tuple(sorted(one.numbers.tolist())) for one in DATA}
+    drawn = {tuple(sorted(numbers.tolist())) for numbers, _, _ in made}
+    assert len(made) == 20
+    assert drawn <= known
+    assert len(drawn) > 3
+
+
+def test_an_unconditional_grid_makes_its_own() -> None:
+    model = build("unet", TINY["unet"] | {"condition": "none"})
+    model.fit(DATA)
+    model.eval()
+    made = sample_freely(model, streams(*range(6)), FEW, ANYTHING)
+    again = sample_freely(model, streams(*range(6)), FEW, ANYTHING)
+    assert [numbers.tolist() for numbers, _, _ in made] == [numbers.tolist() for numbers, _, _ in again]
+    assert all(len(numbers) for numbers, _, _ in made)
+    conditional = tiny_model("unet", DATA)
+    assert isinstance(conditional, GridModel)
+    with pytest.raises(ValueError, match="conditional on counts"):
+        conditional.sample_free(ANYTHING.expand(1, -1), streams(0), FEW)
+
+
+@pytest.mark.parametrize("condition", ["none", "elements", "counts"])
+def test_what_the_unet_is_told(condition: str) -> None:
+    model = build("unet", TINY["unet"] | {"condition": condition})
+    assert isinstance(model, GridModel)
+    told = model.given(torch.tensor([[11, 11, 17]]))
+    if condition == "none":
+        assert told is None
+    else:
+        assert told is not None
+        filled = told[0, ..., 0].nonzero().tolist()
+        sodium, chlorine = [2, 0], [2, 3]
+        slots = {"counts": [[0, *sodium], [0, *chlorine], [1, *sodium]]}.get(
+            condition, [[level, *place] for level in range(3) for place in (sodium, chlorine)]
+        )
+        assert filled == slots
+
+
+# The generator
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    save_model(
+        path, tiny_model("slots", DATA), {"config": {"denoiser": "slots", "model": TINY["slots"]}}, dtype=torch.bfloat16
+    )
+    return path
+
+
+def test_the_generator_keeps_the_contract(file: Path) -> None:
+    check_generator(UniMatGenerator(model=str(file), steps=3), "Na2Cl2")
+
+
+def test_elements_that_the_model_never_saw_are_named(file: Path) -> None:
+    made = list(UniMatGenerator(model=str(file), steps=3).generate(Composition("NaPo"), 2, seed=0))
+    assert made == [FailedAttempt("the model has never seen Po")] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"near_hull": "near"}, "near_hull"), ({"steps": 0}, "steps"), ({"model": "nowhere"}, "there is no checkpoint")],
+)
+def test_wrong_options_are_named(file: Path, options: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        UniMatGenerator(**({"model": str(file)} | options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        (torch.eye(3) * torch.nan, "not finite"),
+        (torch.eye(3) * 0.5, "cubic angstrom an atom"),
+        (torch.diag(torch.tensor([0.2, 10.0, 10.0])), "thin"),
+    ],
+)
+def test_what_is_no_crystal_is_a_reason(cell: torch.Tensor, says: str) -> None:
+    made = as_structure((torch.tensor([11, 17]), torch.rand(2, 3), cell))
+    assert isinstance(made, FailedAttempt)
+    assert says in made.reason
+
+
+# Batches
+
+
+def test_an_epoch_shows_every_structure_once_and_batches_come_back() -> None:
+    batches = Batches(DATA, sites=12, seed=3)
+    epoch = [batches[index] for index in range(batches.per_epoch)]
+    assert sum(map(len, epoch)) == len(DATA)
+    assert all(batch.numbers.numel() <= 12 for batch in epoch)
+    cells = torch.cat([batch.cells for batch in epoch])
+    assert len(torch.unique(cells, dim=0)) == len(DATA)
+    late = batches[batches.per_epoch + 2]
+    assert torch.equal(Batches(DATA, sites=12, seed=3)[batches.per_epoch + 2].cells, late.cells)
+    assert torch.equal(batches[1].cells, epoch[1].cells)
+    with pytest.raises(ValueError, match="batches need structures"):
+        Batches(DATA.take([]), sites=12, seed=3)

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+import torch
+
+from tests.unimat.crystals import TINY, random_set
+from unimat_search.unimat.checkpoint import load_model
+from unimat_search.unimat.optimizers import OPTIMIZERS, rate
+from unimat_search.unimat.sources import read_source, write_parquet
+from unimat_search.unimat.train import CHECKPOINT, LOG, MODEL, TrainConfig, Trainer, TrainingConfig, run, train_run
+
+DATA, ASIDE = random_set(5, 60), random_set(6, 10)
+FAST = TrainingConfig(steps=8, sites=30, log_every=1, validate_every=4, warmup=2, precision="float32", lr=3e-3)
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def config(denoiser: str = "slots", **training: Any) -> TrainConfig:
+    return TrainConfig(denoiser=denoiser, model=TINY[denoiser], training=replace(FAST, **training))
+
+
+def curve(folder: Path) -> list[dict[str, str]]:
+    with (folder / LOG).open() as file:
+        return [{k: v for k, v in row.items() if k != "seconds_a_step"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("denoiser", TINY)
+def test_a_run_resumed_is_the_run_uninterrupted(denoiser: str, optimizer: str, tmp_path: Path) -> None:
+    whole = Trainer(config(denoiser, optimizer=optimizer), DATA)
+    assert run(whole, ASIDE, tmp_path / "whole", say=quiet)
+    first = Trainer(config(denoiser, optimizer=optimizer), DATA)
+    for _ in range(3):
+        first.update()
+    first.save(tmp_path / "halves" / CHECKPOINT)
+    second = Trainer(config(denoiser, optimizer=optimizer), DATA)
+    second.restore(tmp_path / "halves" / CHECKPOINT)
+    assert run(second, ASIDE, tmp_path / "halves", say=quiet)
+    assert curve(tmp_path / "halves") == curve(tmp_path / "whole")[3:]
+    assert curve(tmp_path / "whole")[3]["validation_loss"]
+    for one, same in zip(whole.ema.parameters(), second.ema.parameters(), strict=True):
+        assert torch.equal(one, same)
+
+
+@pytest.mark.parametrize("denoiser", TINY)
+def test_the_loss_falls(denoiser: str, tmp_path: Path) -> None:
+    few = DATA.take([0, 1, 2] * 10)
+    trainer = Trainer(config(denoiser, steps=60, ema=0.9), few)
+    before = trainer.validate(few)["validation_loss"]
+    run(trainer, DATA.take([]), tmp_path, say=quiet)
+    assert trainer.validate(few)["validation_loss"] < 0.9 * before
+
+
+def test_a_time_limit_stops_and_the_rest_follows(tmp_path: Path) -> None:
+    trainer = Trainer(config(), DATA)
+    assert not run(trainer, ASIDE, tmp_path, max_minutes=0.0, say=quiet)
+    assert trainer.step == 0
+    again = Trainer(config(), DATA)
+    again.restore(tmp_path / CHECKPOINT)
+    assert run(again, ASIDE, tmp_path, say=quiet)
+
+
+def test_an_interruption_saves(tmp_path: Path) -> None:
+    trainer = Trainer(config(steps=10_000), DATA)
+
+    def interrupt(_: dict[str, float]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    assert not run(trainer, ASIDE, tmp_path, say=quiet, watch=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert (tmp_path / CHECKPOINT).exists()
+    assert trainer.step == 1
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    Trainer(config(), DATA).save(tmp_path / CHECKPOINT)
+    with pytest.raises(ValueError, match="is of another model"):
+        Trainer(config("unet"), DATA).restore(tmp_path / CHECKPOINT)
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"training": {"steps": 0}}, "training.steps must be at least 1, got 0"),
+        ({"training": {"precision": "fp8"}}, "training.precision must be"),
+        ({"training": {"lr": -1.0}}, "training.lr must be positive"),
+        ({"training": {"rate": 1.0}}, "unknown setting training.rate"),
+        ({"data": {"train": "mp_20"}}, "data.train must be a list"),
+        ({"denoiser": "net"}, "no denoiser 'net'"),
+        ({"training": {"optimizer": "sgd"}}, "no optimizer 'sgd'"),
+        ({"data": {"train": ["nowhere.parquet"]}}, "there is no data 'nowhere.parquet'"),
+        ({"data": {"train": []}}, "data.train names no set"),
+        ({"data": {"train": ["DATA"], "validation": 1000}}, "no structure is left to train on"),
+    ],
+)
+def test_wrong_settings_are_named_and_nothing_is_written(table: dict[str, Any], says: str, tmp_path: Path) -> None:
+    write_parquet(DATA, tmp_path / "data.parquet")
+    file = tmp_path / "run.toml"
+    data = {"train": [str(tmp_path / "data.parquet")], "validation": 10}
+    whole = {"model": TINY["slots"], "data": data} | table
+    file.write_text(tomli_w.dumps(whole).replace("DATA", str(tmp_path / "data.parquet")))
+    with pytest.raises(ValueError, match=says):
+        train_run(file, tmp_path / "out", say=quiet)
+    assert not (tmp_path / "out").exists()
+
+
+def settings_file(folder: Path, **data: Any) -> Path:
+    write_parquet(DATA, folder / "data.parquet")
+    table = {
+        "model": TINY["slots"],
+        "data": {"train": [str(folder / "data.parquet")], "validation": 10, **data},
+        "training": {"steps": 6, "sites": 30, "log_every": 1, "validate_every": 3},
+    }
+    file = folder / "run.toml"
+    file.write_text(tomli_w.dumps(table))
+    return file
+
+
+def test_a_run_from_a_file_can_be_sampled_and_lengthened(tmp_path: Path) -> None:
+    file = settings_file(tmp_path)
+    assert train_run(file, tmp_path / "run", say=quiet)
+    model, header = load_model(tmp_path / "run" / MODEL)
+    assert header["step"] == 6
+    assert header["structures"] < len(DATA)
+    assert len(header["data_sha256"]) == 64
+    assert train_run(file, tmp_path / "run", steps=9, say=quiet)
+    assert [row["step"] for row in curve(tmp_path / "run")] == [str(step) for step in range(1, 10)]
+    assert sum(int(size) for size in model.composition_sizes) == len(model.composition_numbers)
+
+
+def test_held_out_compositions_are_not_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "held.csv").write_text("reduced_formula\nNaCl\nLi2O\n")
+    said: list[str] = []
+    train_run(
+        settings_file(tmp_path, hold_out=str(tmp_path / "held.csv"), validation=0), tmp_path / "run", say=said.append
+    )
+    held = {((11, 1), (17, 1)), ((3, 2), (8, 1))}
+    usable = read_source(str(tmp_path / "data.parquet")).structures
+    left = sum(key not in held for key in usable.keys)
+    assert left < len(usable)
+    assert said[0].startswith(f"{left} structures to train on, 0 set aside")
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    rates = [rate(step, steps=100, warmup=10, decay=0.2) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:81] == pytest.approx([1.0] * 72)
+    assert rates[90] == pytest.approx(0.5)
+    assert rates[100] == 0.0
+    assert math.isclose(rate(5, steps=10, warmup=0, decay=0.0), 1.0)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(tmp_path: Path) -> None:
+    file = settings_file(tmp_path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "unimat_search", "train"]
+    done = subprocess.run([*command, str(file), "--out", str(tmp_path / "run")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(curve(tmp_path / "run")) == 6
+    load_model(tmp_path / "run" / MODEL)

@@ -1,0 +1,104 @@
+"""Models on disk: safetensors with a JSON header, so that a file from a stranger can hold numbers and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unimat_search.unimat.grid_model import GridModel, GridModelConfig
+from unimat_search.unimat.model import CrystalModel
+from unimat_search.unimat.slot_model import SlotModel, SlotModelConfig
+from unimat_search.unimat.tables import from_table
+
+DENOISERS: dict[str, tuple[type[Any], Callable[[Any], CrystalModel]]] = {
+    "slots": (SlotModelConfig, SlotModel),
+    "unet": (GridModelConfig, GridModel),
+}
+"""Settings and model of each denoiser by name."""
+
+
+def build(denoiser: str, table: Mapping[str, Any]) -> CrystalModel:
+    """An untrained model.
+
+    Raises:
+        ValueError: If there is no such denoiser, or one of its settings is wrong.
+    """
+    if denoiser not in DENOISERS:
+        raise ValueError(f"no denoiser {denoiser!r}; there are {', '.join(DENOISERS)}")
+    config, model = DENOISERS[denoiser]
+    return model(from_table(config, table, where="model."))
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a header as one file, whole or not at all."""
+    from safetensors.torch import save_file
+
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        part,
+        {"json": json.dumps(header)},
+    )
+    part.replace(path)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file.
+
+    Raises:
+        ValueError: If it is no checkpoint of ours.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["json"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no checkpoint {path}") from error
+    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        raise ValueError(f"{path} is not a checkpoint: {error}") from error
+    return tensors, header
+
+
+def save_model(path: Path, model: CrystalModel, header: Mapping[str, Any], *, dtype: torch.dtype) -> None:
+    """Write a model to sample from: its weights in `dtype`, its scales as they are."""
+    weights = {name: parameter.to(dtype) for name, parameter in model.named_parameters()}
+    save(path, model.state_dict() | weights, header)
+
+
+def load_model(path: Path) -> tuple[CrystalModel, dict[str, Any]]:
+    """A model to sample from, in float32 and evaluation mode, and its header.
+
+    Raises:
+        ValueError: If the file is no model of ours.
+    """
+    tensors, header = load(path)
+    try:
+        model = build(header["config"]["denoiser"], header["config"]["model"])
+        restore(model, part(tensors, "ema") or tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a model of this version: {error}") from error
+    return model.eval(), header
+
+
+def restore(model: CrystalModel, tensors: Mapping[str, Tensor]) -> None:
+    """Give a model these weights and scales.
+
+    Raises:
+        RuntimeError: If they are of another model.
+    """
+    model.composition_sizes = tensors["composition_sizes"]
+    model.composition_numbers = tensors["composition_numbers"]
+    model.load_state_dict(dict(tensors))
+
+
+def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of one part of a checkpoint: those whose names begin with the part's, without it."""
+    return {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}

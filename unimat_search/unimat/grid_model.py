@@ -1,0 +1,173 @@
+"""UniMat as published: Gaussian diffusion of the whole tensor and the cell (Yang et al., arXiv:2311.09235)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimat_search.unimat.batches import Batch
+from unimat_search.unimat.cell import CELL_SIZE, cell_to_vector, vector_to_cell
+from unimat_search.unimat.diffusion import SAMPLERS, bounded, diffuse
+from unimat_search.unimat.elements import GROUPS, ROWS
+from unimat_search.unimat.grid import NULL, Grid, Sites
+from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties, guided
+from unimat_search.unimat.structures import StructureSet
+from unimat_search.unimat.unet import UNet, UNetConfig
+
+LIMITS = ((-1.0, -5.0), (1.0, 5.0))
+"""Bounds of sampled data: of coordinates and null locations, and of standardised cells."""
+
+CONDITIONS = ("none", "elements", "counts")
+
+
+@dataclass(frozen=True)
+class GridModelConfig:
+    """The published model.
+
+    Attributes:
+        network: Size of the U-Net.
+        depth: L, the most atoms of one element.
+        rows: Rows of the periodic table, H of them.
+        groups: Groups of the periodic table, W of them.
+        condition: What the denoiser is told of the composition: "none", the "elements" (H, W), or the exact "counts"
+            (L, H, W). "none" generates the composition too.
+        drop_rate: How often training hides the properties.
+        empty_weight: Weight of empty slots in the loss (the paper's is 1: all positions count alike).
+    """
+
+    network: UNetConfig = field(default_factory=UNetConfig)
+    depth: int = 20
+    rows: tuple[int, ...] = tuple(range(1, ROWS + 1))
+    groups: tuple[int, ...] = tuple(range(1, GROUPS + 1))
+    condition: str = "counts"
+    drop_rate: float = 0.1
+    empty_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.condition not in CONDITIONS:
+            raise ValueError(f"condition must be one of {', '.join(CONDITIONS)}, got {self.condition!r}")
+
+
+class GridModel(CrystalModel):
+    """Diffusion of atoms and null slots over the periodic table, with the cell beside them."""
+
+    default_steps = 256
+
+    cell_mean: Tensor
+    cell_std: Tensor
+
+    def __init__(self, config: GridModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.grid = Grid(config.depth, config.rows, config.groups)
+        self.denoiser = UNet(config.network, conditions=int(config.condition != "none"))
+        self.register_buffer("cell_mean", torch.zeros(CELL_SIZE))
+        self.register_buffer("cell_std", torch.ones(CELL_SIZE))
+
+    def fit(self, structures: StructureSet) -> None:
+        """Learn the spread of the cells."""
+        super().fit(structures)
+        vectors = cell_to_vector(torch.from_numpy(structures.cells.astype(np.float64)))
+        self.cell_mean.copy_(vectors.mean(0))
+        self.cell_std.copy_(vectors.std(0, unbiased=False).clamp(min=1e-3))
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean squared errors of the predicted noise of tensor and cell.
+
+        Data are augmented as in the paper, by shuffling like atoms, and by the translations and the inversion that its
+        rotations become in fractional coordinates.
+        """
+        device, count = batch.numbers.device, len(batch)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, device=device)
+
+        order = uniform(*batch.numbers.shape).argsort(1)
+        numbers = batch.numbers.gather(1, order)
+        coords = batch.frac_coords.gather(1, order.unsqueeze(-1).expand_as(batch.frac_coords))
+        mirror = 1 - 2 * (uniform(count, 1, 1) < 0.5).float()
+        tensor = self.grid.encode(_sites(numbers, (mirror * coords + uniform(count, 1, 3)) % 1.0), count)
+        cells = (cell_to_vector(batch.cells) - self.cell_mean) / self.cell_std
+        time = uniform(count)
+        noise = torch.randn(tensor.shape, generator=generator, device=device)
+        cells_noise = torch.randn(cells.shape, generator=generator, device=device)
+        known = drop_properties(self.standardised(batch.properties), self.config.drop_rate, generator)
+        predicted, cells_predicted = self.denoiser(
+            diffuse(tensor, noise, time), diffuse(cells, cells_noise, time), time, self.given(numbers), known
+        )
+        weights = torch.where(tensor[..., 0] > NULL, 1.0, self.config.empty_weight).unsqueeze(-1)
+        coords_loss = ((predicted - noise).square() * weights).sum() / (3 * weights.sum())
+        cells_loss = (cells_predicted - cells_noise).square().mean()
+        return {"loss": coords_loss + cells_loss, "coords": coords_loss, "cell": cells_loss}
+
+    def given(self, numbers: Tensor) -> Tensor | None:
+        """What the denoiser is told of the composition. (b, n) -> (b, L, H, W, 1), or None."""
+        if self.config.condition == "none":
+            return None
+        counts = self.grid.occupancy(
+            _sites(numbers, torch.zeros(*numbers.shape, 3, device=numbers.device)), len(numbers)
+        )
+        if self.config.condition == "elements":
+            counts = counts.amax(1, keepdim=True).expand_as(counts)
+        return counts.unsqueeze(-1)
+
+    def sample(
+        self, numbers: Tensor, properties: Tensor, streams: Streams, settings: SampleSettings
+    ) -> tuple[Tensor, Tensor]:
+        """See `CrystalModel.sample`: the slots of the composition are read, whatever the others hold."""
+        sites = _sites(numbers, torch.zeros(*numbers.shape, 3, device=numbers.device))
+        tensor, cells = self._sample(self.given(numbers), properties, streams, settings)
+        frac_coords = tensor.flatten(1, 3)[sites.owner, self.grid.places(sites)] % 1.0
+        return frac_coords.view(*numbers.shape, 3), cells
+
+    def sample_free(self, properties: Tensor, streams: Streams, settings: SampleSettings) -> tuple[Sites, Tensor]:
+        """Crystals of whatever composition comes: atoms and cells (b, 3, 3).
+
+        Raises:
+            ValueError: If the model is conditional.
+        """
+        if self.config.condition != "none":
+            raise ValueError(f"this model is conditional on {self.config.condition}: give it a composition")
+        tensor, cells = self._sample(None, properties, streams, settings)
+        return self.grid.decode(tensor), cells
+
+    def _sample(
+        self, given: Tensor | None, properties: Tensor, streams: Streams, settings: SampleSettings
+    ) -> tuple[Tensor, Tensor]:
+        """Tensors (b, L, H, W, 3) and cells (b, 3, 3)."""
+        name = settings.sampler or "ancestral"
+        if name not in SAMPLERS:
+            raise ValueError(f"no sampler {name!r}; there are {', '.join(SAMPLERS)}")
+        known, device = self.standardised(properties), properties.device
+        positions = 3 * int(np.prod(self.grid.shape))
+
+        def draw() -> Tensor:
+            return streams.normal(positions + CELL_SIZE).to(device)
+
+        def denoise(x: Tensor, time: Tensor) -> Tensor:
+            tensor, cells = x[:, :positions].view(-1, *self.grid.shape, 3), x[:, positions:]
+            asked = _joined(self.denoiser(tensor, cells, time, given, known))
+            if settings.guidance == 0.0:
+                return asked
+            free = _joined(self.denoiser(tensor, cells, time, given, torch.full_like(known, torch.nan)))
+            return guided(asked, free, settings.guidance)
+
+        low, high = (torch.tensor([bound] * positions + [cell] * CELL_SIZE, device=device) for bound, cell in LIMITS)
+        x = SAMPLERS[name](bounded(denoise, low, high), draw(), steps=settings.steps or self.default_steps, draw=draw)
+        cells = vector_to_cell(x[:, positions:] * self.cell_std + self.cell_mean)
+        return x[:, :positions].view(-1, *self.grid.shape, 3), cells
+
+
+def _sites(numbers: Tensor, frac_coords: Tensor) -> Sites:
+    """The atoms of crystals of n atoms each."""
+    count, n = numbers.shape
+    owner = torch.arange(count, device=numbers.device).repeat_interleave(n)
+    return Sites(owner, numbers.flatten(), frac_coords.flatten(0, 1))
+
+
+def _joined(predicted: tuple[Tensor, Tensor]) -> Tensor:
+    """Tensor and cell as one row of numbers. (b, L, H, W, 3), (b, 6) -> (b, 3 L H W + 6)."""
+    return torch.cat([predicted[0].flatten(1), predicted[1]], dim=-1)

@@ -1,0 +1,156 @@
+"""What every generative model of crystals is to its trainer and its sampler."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unimat_search.unimat.batches import Batch
+from unimat_search.unimat.elements import MAX_ATOMIC_NUMBER, CompositionKey, composition_key
+from unimat_search.unimat.structures import PROPERTIES, StructureSet
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How to sample.
+
+    Attributes:
+        steps: Times that the denoiser is asked; None for the model's own choice.
+        sampler: Name of a sampler that the model has; None for the model's own choice.
+        guidance: Weight w of the properties asked for, eps(1 + w) - w eps without them (0: plain conditioning).
+        haste: Coordinates of a flow run ahead by 1 + haste * t; None for the model's own choice.
+        precision: float32 or bf16, of the matrix products.
+    """
+
+    steps: int | None = None
+    sampler: str | None = None
+    guidance: float = 0.0
+    haste: float | None = None
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.precision not in ("float32", "bf16"):
+            raise ValueError(f"precision must be float32 or bf16, got {self.precision!r}")
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The precision, as a context."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+@dataclass(frozen=True)
+class Streams:
+    """One stream of random numbers a sample, so that no sample depends on those beside it.
+
+    Attributes:
+        generators: One for each sample.
+    """
+
+    generators: Sequence[np.random.Generator] = field(default_factory=list)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers. (b, *shape)."""
+        drawn = [generator.standard_normal(shape, dtype=np.float32) for generator in self.generators]
+        return torch.from_numpy(np.stack(drawn))
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Numbers in [0, 1). (b, *shape)."""
+        return torch.from_numpy(np.stack([generator.random(shape, dtype=np.float32) for generator in self.generators]))
+
+
+class CrystalModel(nn.Module, ABC):
+    """A denoiser, what it denoises, and how."""
+
+    properties_mean: Tensor
+    properties_std: Tensor
+    seen_elements: Tensor
+    composition_sizes: Tensor
+    composition_numbers: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen_elements", torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.bool))
+        self.register_buffer("composition_sizes", torch.zeros(0, dtype=torch.uint8))
+        self.register_buffer("composition_numbers", torch.zeros(0, dtype=torch.uint8))
+        self.register_buffer("properties_mean", torch.zeros(len(PROPERTIES)))
+        self.register_buffer("properties_std", torch.ones(len(PROPERTIES)))
+
+    def fit(self, structures: StructureSet) -> None:
+        """Learn the scales of the data, its elements and its compositions before training."""
+        self.seen_elements[torch.from_numpy(np.unique(structures.numbers).astype(np.int64))] = True
+        self.composition_sizes = torch.from_numpy(structures.num_sites.astype(np.uint8))
+        self.composition_numbers = torch.from_numpy(structures.numbers.copy())
+        for column in range(len(PROPERTIES)):
+            known = structures.properties[:, column][~np.isnan(structures.properties[:, column])]
+            if len(known):
+                self.properties_mean[column] = float(known.mean())
+                self.properties_std[column] = max(float(known.std()), 1e-3)
+
+    def compositions(self, streams: Streams) -> list[Tensor]:
+        """Atomic numbers (n,) drawn from the compositions of the training data, one for each stream."""
+        ends = self.composition_sizes.long().cumsum(0)
+        rows = [int(generator.integers(len(ends))) for generator in streams.generators]
+        sizes = self.composition_sizes.long()
+        return [self.composition_numbers[ends[row] - sizes[row] : ends[row]].long() for row in rows]
+
+    def seen_compositions(self) -> frozenset[CompositionKey]:
+        """The reduced compositions of the training data."""
+        parts = torch.split(self.composition_numbers, self.composition_sizes.tolist())
+        return frozenset(composition_key(part.tolist()) for part in parts)
+
+    def standardised(self, properties: Tensor) -> Tensor:
+        """Properties in the units that the denoiser sees. (b, 2)."""
+        return (properties - self.properties_mean) / self.properties_std
+
+    @abstractmethod
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Training losses averaged over a batch; "loss" is what is minimised, the others are its parts."""
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses: what data-parallel training wraps."""
+        return self.loss(batch, generator)
+
+    @abstractmethod
+    def sample(
+        self, numbers: Tensor, properties: Tensor, streams: Streams, settings: SampleSettings
+    ) -> tuple[Tensor, Tensor]:
+        """Crystals of given atoms.
+
+        Args:
+            numbers: Atomic numbers. (b, n)
+            properties: Asked for, NaN where nothing is. (b, 2)
+            streams: b of them.
+            settings: How.
+
+        Returns:
+            Fractional coordinates in [0, 1) (b, n, 3), and cells as row vectors, angstrom (b, 3, 3).
+        """
+
+
+def drop_properties(properties: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    """Forget each property with this probability, and all of them with it again, for classifier-free guidance."""
+    device = properties.device
+    some = torch.rand(properties.shape, generator=generator, device=device) < rate
+    every = torch.rand(properties.shape[:1], generator=generator, device=device) < rate
+    return properties.masked_fill(some | every.unsqueeze(-1), torch.nan)
+
+
+def guided(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
+    """Classifier-free guidance, (1 + w) eps(x, c, aux) - w eps(x, c) (arXiv:2311.09235, section 2.3)."""
+    return (1 + weight) * conditional - weight * unconditional
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bf16 matrices faster than float32 ones."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    if device.type != "cpu":
+        return False
+    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(asked and asked())

@@ -1,0 +1,194 @@
+"""Structures from a trained model, for one composition or many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimat_search.records import FailedAttempt
+from unimat_search.seeds import candidate_stream
+from unimat_search.unimat.checkpoint import load_model
+from unimat_search.unimat.elements import SYMBOLS
+from unimat_search.unimat.grid_model import GridModel
+from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams
+
+if TYPE_CHECKING:
+    from pymatgen.core import Composition, Structure
+
+WEIGHTS = "slots-zero-shot.safetensors"
+SITES_AT_ONCE = 4000
+VOLUME_PER_ATOM = (1.0, 1000.0)
+"""Cells outside of this are no crystal, angstrom^3."""
+
+NARROWEST = 0.5
+"""Distance between opposite faces under which a cell is no crystal, angstrom."""
+
+Sampled = tuple[Tensor, Tensor, Tensor]
+"""Atomic numbers (n,), fractional coordinates (n, 3), and the cell (3, 3), angstrom."""
+
+
+class UniMatGenerator:
+    """Samples a trained UniMat model.
+
+    Args:
+        model: A model file that `unimat-search train` wrote. [default: the weights that ship, trained without any
+            composition of the MP-20 test split]
+        steps: Denoising steps. [default: the model's own]
+        sampler: ancestral or ddim for a `unet` model; a `slots` model has euler.
+        near_hull: Ask for structures near the convex hull (true), far from it (false), or either ("any").
+        formation_energy: Ask for this formation energy, eV/atom.
+        guidance: Weight of what is asked for (0: as trained).
+        haste: Of a `slots` model, see `flow.euler`. [default: the model's own]
+        precision: float32, or bf16: faster where the device computes in it, but a sample then depends a little on those
+            beside it.
+        device: Where the model runs.
+
+    Raises:
+        ValueError: If the file is no model, or an option is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        near_hull: bool | str = True,
+        formation_energy: float | None = None,
+        guidance: float = 0.0,
+        haste: float | None = None,
+        precision: str = "float32",
+        device: str = "cpu",
+    ) -> None:
+        if near_hull not in (True, False, "any"):
+            raise ValueError(f"near_hull must be true, false or any, got {near_hull!r}")
+        self.settings = SampleSettings(
+            steps=steps, sampler=sampler, guidance=guidance, haste=haste, precision=precision
+        )
+        self.model, _ = load_model(Path(model) if model else shipped_weights())
+        self.model.to(device)
+        self.device = device
+        self.properties = torch.tensor(
+            [
+                np.nan if formation_energy is None else formation_energy,
+                np.nan if near_hull == "any" else float(near_hull),
+            ]
+        )
+
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:
+        """See `StructureGenerator.generate`; structure k does not depend on n beyond rounding."""
+        numbers = composition_numbers(composition)
+        unseen = sorted({SYMBOLS[z] for z in numbers.tolist() if not self.model.seen_elements[z]})
+        if unseen:
+            yield from (FailedAttempt(f"the model has never seen {', '.join(unseen)}") for _ in range(n))
+            return
+        streams = Streams([candidate_stream(seed, composition, index) for index in range(n)])
+        yield from map(as_structure, self.sample([numbers] * n, streams))
+
+    def generate_freely(self, n: int, *, seed: int) -> list[Structure | FailedAttempt]:
+        """Structures of compositions that the model draws or makes itself."""
+        streams = Streams([np.random.default_rng([seed, index]) for index in range(n)])
+        made = sample_freely(self.model, streams, self.settings, self.properties.to(self.device))
+        return [as_structure(one) for one in made]
+
+    def sample(self, compositions: Sequence[Tensor], streams: Streams) -> list[Sampled]:
+        """A crystal of each composition (atomic numbers), in their order."""
+        return sample(self.model, compositions, streams, self.settings, self.properties.to(self.device))
+
+
+def shipped_weights() -> Path:
+    """The weights inside the package."""
+    return Path(str(files("unimat_search.unimat").joinpath("weights", WEIGHTS)))
+
+
+def sample(
+    model: CrystalModel,
+    compositions: Sequence[Tensor],
+    streams: Streams,
+    settings: SampleSettings,
+    properties: Tensor,
+    *,
+    sites_at_once: int = SITES_AT_ONCE,
+) -> list[Sampled]:
+    """Crystals of many compositions, those of one size together.
+
+    Args:
+        model: In evaluation mode.
+        compositions: Atomic numbers of each crystal's sites. (n,) each
+        streams: One for each crystal.
+        settings: How to sample.
+        properties: Asked for, of all. (2,)
+        sites_at_once: Memory's limit.
+
+    Returns:
+        A crystal of each composition, in their order.
+    """
+    order = sorted(range(len(compositions)), key=lambda index: len(compositions[index]))
+    sampled: list[Sampled | None] = [None] * len(order)
+    while order:
+        size = len(compositions[order[0]])
+        most = max(1, sites_at_once // size)
+        chosen = [index for index in order[:most] if len(compositions[index]) == size]
+        order = order[len(chosen) :]
+        numbers = torch.stack([compositions[index] for index in chosen]).to(properties.device)
+        theirs = Streams([streams.generators[index] for index in chosen])
+        with torch.no_grad(), settings.autocast(properties.device):
+            frac_coords, cells = model.sample(numbers, properties.expand(len(chosen), -1), theirs, settings)
+        for row, index in enumerate(chosen):
+            sampled[index] = numbers[row].cpu(), frac_coords[row].cpu(), cells[row].cpu()
+    return [one for one in sampled if one is not None]
+
+
+def sample_freely(model: CrystalModel, streams: Streams, settings: SampleSettings, properties: Tensor) -> list[Sampled]:
+    """Crystals without a composition given: a `slots` model draws one from its training data, a `unet` model makes it.
+
+    Crystals without any atom are left out.
+    """
+    if not isinstance(model, GridModel):
+        return sample(model, model.compositions(streams), streams, settings, properties)
+    with torch.no_grad(), settings.autocast(properties.device):
+        sites, cells = model.sample_free(properties.expand(len(streams.generators), -1), streams, settings)
+    return [
+        (sites.numbers[mine].cpu(), sites.frac_coords[mine].cpu(), cells[owner].cpu())
+        for owner in range(len(cells))
+        if bool((mine := sites.owner == owner).any())
+    ]
+
+
+def composition_numbers(composition: Composition) -> Tensor:
+    """Atomic numbers of a cell's sites, rising. (n,)."""
+    return torch.tensor(sorted(el.Z for el, amount in composition.items() for _ in range(round(amount))))
+
+
+def as_structure(sampled: Sampled) -> Structure | FailedAttempt:
+    """A sampled crystal as a structure in the usual orientation, or why it is none."""
+    from pymatgen.core import Lattice, Structure
+
+    numbers, frac_coords, cell = (x.double().numpy() for x in sampled)
+    if problem := cell_problem(cell, len(numbers)):
+        return FailedAttempt(problem)
+    if not np.isfinite(frac_coords).all():
+        return FailedAttempt("the model's coordinates are not finite")
+    return Structure(
+        Lattice.from_parameters(*Lattice(cell).parameters), [SYMBOLS[int(z)] for z in numbers], frac_coords % 1.0
+    )
+
+
+def cell_problem(cell: np.ndarray, sites: int) -> str | None:
+    """What is wrong with a cell of so many sites, if anything."""
+    if not np.isfinite(cell).all():
+        return "the model's cell is not finite"
+    volume = abs(float(np.linalg.det(cell)))
+    low, high = VOLUME_PER_ATOM
+    if not low <= volume / sites <= high:
+        return f"the model's cell has {volume / sites:.3g} cubic angstrom an atom"
+    faces = np.linalg.norm(np.cross(np.roll(cell, -1, 0), np.roll(cell, -2, 0)), axis=1)
+    if volume / faces.max() < NARROWEST:
+        return f"the model's cell is {volume / faces.max():.2g} angstrom thin"
+    return None

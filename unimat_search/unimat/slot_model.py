@@ -1,0 +1,178 @@
+"""Crystals of a given composition by flow matching over occupied slots."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unimat_search.unimat import flow
+from unimat_search.unimat.batches import Batch
+from unimat_search.unimat.cell import CELL_SIZE, cell_to_vector, vector_to_cell
+from unimat_search.unimat.elements import MAX_ATOMIC_NUMBER
+from unimat_search.unimat.grid import rank_among_like
+from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties, guided
+from unimat_search.unimat.slots import MAX_COUNT, SlotConfig, SlotDenoiser
+from unimat_search.unimat.structures import StructureSet
+
+
+@dataclass(frozen=True)
+class SlotModelConfig:
+    """The slot model.
+
+    Attributes:
+        network: Size of the denoiser.
+        coords_weight: Weight of the coordinates' loss beside the cell's.
+        drop_rate: How often training hides the properties.
+        assign: Whether noise is handed to like atoms by the shortest way.
+    """
+
+    network: SlotConfig = field(default_factory=SlotConfig)
+    coords_weight: float = 10.0
+    drop_rate: float = 0.1
+    assign: bool = True
+
+
+class SlotModel(CrystalModel):
+    """Flow matching from uniform coordinates and a normal cell around the composition's usual volume."""
+
+    default_steps = 50
+    default_haste = 5.0
+
+    element_log_volumes: Tensor
+    cell_mean: Tensor
+    cell_std: Tensor
+
+    def __init__(self, config: SlotModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.denoiser = SlotDenoiser(config.network)
+        self.register_buffer("element_log_volumes", torch.zeros(MAX_ATOMIC_NUMBER + 1))
+        self.register_buffer("cell_mean", torch.zeros(CELL_SIZE))
+        self.register_buffer("cell_std", torch.ones(CELL_SIZE))
+
+    def fit(self, structures: StructureSet) -> None:
+        """Learn the volume of an atom of each element, and the spread of the cells around it."""
+        super().fit(structures)
+        self.element_log_volumes.copy_(torch.from_numpy(fit_log_volumes(structures)))
+        sizes = torch.from_numpy(structures.num_sites)
+        rank = rank_among_like(structures.sites())
+        self.denoiser.largest_size.fill_(min(int(sizes.max()), MAX_COUNT))
+        self.denoiser.largest_count.fill_(min(int(rank.max()) + 1, MAX_COUNT))
+        vectors = cell_to_vector(torch.from_numpy(structures.cells.astype(np.float64)))
+        sites = torch.from_numpy(self.element_log_volumes.numpy()[structures.numbers]).double()
+        sums = torch.zeros(len(structures), dtype=torch.float64)
+        sums.index_add_(0, torch.repeat_interleave(torch.arange(len(structures)), sizes), sites)
+        vectors[:, 0] -= (sums / sizes + sizes.log()) / 3
+        self.cell_mean.copy_(vectors.mean(0))
+        self.cell_std.copy_(vectors.std(0, unbiased=False).clamp(min=1e-3))
+
+    def usual_size(self, numbers: Tensor) -> Tensor:
+        """log(V / angstrom^3) / 3 to be expected of a cell of these atoms. (b, n) -> (b,)."""
+        means: Tensor = self.element_log_volumes[numbers].mean(-1)
+        return (means + math.log(numbers.shape[-1])) / 3
+
+    def encode_cells(self, cells: Tensor, numbers: Tensor) -> Tensor:
+        """Standardised vectors of cells. (b, 3, 3) -> (b, 6)."""
+        vectors = cell_to_vector(cells)
+        vectors[:, 0] -= self.usual_size(numbers)
+        standardised: Tensor = (vectors - self.cell_mean) / self.cell_std
+        return standardised
+
+    def decode_cells(self, vectors: Tensor, numbers: Tensor) -> Tensor:
+        """Cells of standardised vectors. (b, 6) -> (b, 3, 3)."""
+        scaled = vectors * self.cell_std + self.cell_mean
+        size = scaled[:, :1] + self.usual_size(numbers).unsqueeze(-1)
+        return vector_to_cell(torch.cat([size, scaled[:, 1:]], dim=-1))
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean squared errors of the velocities: of the coordinates (squared length, in cells) and of the cells."""
+        device, count = batch.numbers.device, len(batch)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, device=device)
+
+        mirror = 1 - 2 * (uniform(count, 1, 1) < 0.5).float()
+        frac_coords = mirror * batch.frac_coords + uniform(count, 1, 3)
+        noise = uniform(*frac_coords.shape)
+        if self.config.assign:
+            noise = flow.assign(noise, frac_coords, batch.numbers)
+        way = flow.without_drift(flow.shortest(frac_coords - noise))
+        cells = self.encode_cells(batch.cells, batch.numbers)
+        cells_noise = torch.randn(cells.shape, generator=generator, device=device)
+        time = uniform(count)
+        known = drop_properties(self.standardised(batch.properties), self.config.drop_rate, generator)
+        coords_velocity, cells_velocity = self.velocity(
+            noise + time[:, None, None] * way, torch.lerp(cells_noise, cells, time[:, None]), time, batch.numbers, known
+        )
+        coords_loss = (coords_velocity - way).square().sum(-1).mean()
+        cells_loss = (cells_velocity - (cells - cells_noise)).square().mean()
+        return {
+            "loss": self.config.coords_weight * coords_loss + cells_loss,
+            "coords": coords_loss,
+            "cell": cells_loss,
+        }
+
+    def velocity(
+        self, frac_coords: Tensor, cells: Tensor, time: Tensor, numbers: Tensor, known: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The denoiser's velocities of coordinates (b, n, 3) and standardised cells (b, 6)."""
+        metric_cells = self.decode_cells(cells, numbers)
+        coords_velocity, cells_velocity = self.denoiser(frac_coords, cells, metric_cells, time, numbers, known)
+        return coords_velocity, cells_velocity
+
+    def sample(
+        self, numbers: Tensor, properties: Tensor, streams: Streams, settings: SampleSettings
+    ) -> tuple[Tensor, Tensor]:
+        """See `CrystalModel.sample`; the one sampler is "euler"."""
+        if settings.sampler not in (None, "euler"):
+            raise ValueError(f"the slot model has no sampler {settings.sampler!r}; it has euler")
+        known = self.standardised(properties)
+
+        def velocity(frac_coords: Tensor, cells: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+            asked = self.velocity(frac_coords, cells, time, numbers, known)
+            if settings.guidance == 0.0:
+                return asked
+            free = self.velocity(frac_coords, cells, time, numbers, torch.full_like(known, torch.nan))
+            return (
+                guided(asked[0], free[0], settings.guidance),
+                guided(asked[1], free[1], settings.guidance),
+            )
+
+        frac_coords, cells = flow.euler(
+            velocity,
+            streams.uniform(numbers.shape[1], 3).to(numbers.device),
+            streams.normal(CELL_SIZE).to(numbers.device),
+            steps=settings.steps or self.default_steps,
+            haste=self.default_haste if settings.haste is None else settings.haste,
+        )
+        return frac_coords, self.decode_cells(cells, numbers)
+
+
+def fit_log_volumes(structures: StructureSet, *, cutoff: float = 0.8) -> NDArray[np.float32]:
+    """Logarithm of the volume of an atom of each element, angstrom^3; a cell's mean is that of its volume per atom.
+
+    Least squares with a weak pull to the mean, without the structures that a first fit misses by more than the cutoff
+    (molecules and atoms in empty cells).
+
+    Returns:
+        (119,), the mean for elements that are not there.
+    """
+    rows = np.repeat(np.arange(len(structures)), structures.num_sites)
+    shares = np.zeros((len(structures), MAX_ATOMIC_NUMBER + 1))
+    np.add.at(shares, (rows, structures.numbers), 1.0)
+    shares /= structures.num_sites[:, None]
+    volumes = np.log(structures.volumes_per_atom)
+    mean = np.median(volumes)
+    kept = np.ones(len(structures), dtype=bool)
+    fitted = np.zeros(MAX_ATOMIC_NUMBER + 1)
+    for _ in range(2):
+        x, y = shares[kept], volumes[kept] - mean
+        fitted = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ y)
+        kept = np.abs(volumes - mean - shares @ fitted) < cutoff
+    log_volumes: NDArray[np.float32] = (fitted + mean).astype(np.float32)
+    return log_volumes

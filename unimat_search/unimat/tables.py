@@ -1,0 +1,51 @@
+"""Frozen settings from plain tables (TOML, JSON) and back, with errors that name what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+T = TypeVar("T")
+
+
+def from_table(kind: type[T], table: Mapping[str, Any], *, where: str = "") -> T:
+    """A dataclass from a table of its fields, nested ones too.
+
+    Args:
+        kind: The dataclass.
+        table: Its fields; what is left out keeps its default.
+        where: Name of the table, for errors.
+
+    Raises:
+        ValueError: If a key is unknown or a value has the wrong type; the message names it.
+    """
+    hints = get_type_hints(kind)
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    values = {}
+    for key, value in table.items():
+        if key not in names:
+            raise ValueError(f"unknown setting {where}{key}; there are {', '.join(names)}")
+        values[key] = _value(hints[key], value, f"{where}{key}")
+    return kind(**values)
+
+
+def to_table(settings: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
+    """The fields of a dataclass as a table, tuples as lists, without what is None (TOML has no such value)."""
+    return {key: value for key, value in asdict(settings).items() if value is not None}
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - what TOML holds
+    if is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{name} must be a table, got {value!r}")
+        return from_table(hint, value, where=f"{name}.")
+    if getattr(hint, "__origin__", None) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{name} must be a list, got {value!r}")
+        return tuple(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise ValueError(f"{name} must be {hint.__name__}, got {value!r}")
+    return value

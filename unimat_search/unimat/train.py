@@ -1,0 +1,346 @@
+"""The trainer: one loop for every model, that can be stopped and gone on with at any step."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unimat_search.unimat.batches import Batch, Batches, by_size
+from unimat_search.unimat.checkpoint import build, load, part, restore, save, save_model
+from unimat_search.unimat.model import CrystalModel, has_bf16
+from unimat_search.unimat.optimizers import make_optimizers, optimizer_tensors, rate, restore_optimizers
+from unimat_search.unimat.structures import StructureSet
+from unimat_search.unimat.tables import from_table, to_table
+from unimat_search.unimat.training_data import DataConfig, training_sets
+
+CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "log.csv"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How it is trained.
+
+    Attributes:
+        steps: Updates of the weights in all.
+        sites: Sites in a batch.
+        accumulate: Batches in an update.
+        optimizer: adam, adamw or muon.
+        lr: Highest learning rate.
+        betas: Of Adam.
+        weight_decay: Per unit of learning rate.
+        warmup: Steps of linear warm-up.
+        decay: Share of the steps, at the end, over which the rate falls to zero.
+        clip: Largest norm of the gradient.
+        ema: Decay of the weights' moving average, approached from below in the first steps.
+        precision: "bf16", "float32", or "auto": bf16 where the device computes in it.
+        seed: Of everything random.
+        log_every: Steps between rows of the log.
+        validate_every: Steps between validations.
+        save_every: Seconds between checkpoints.
+    """
+
+    steps: int = 10_000
+    sites: int = 2000
+    accumulate: int = 2
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    warmup: int = 100
+    decay: float = 0.3
+    clip: float = 1.0
+    ema: float = 0.999
+    precision: str = "auto"
+    seed: int = 0
+    log_every: int = 20
+    validate_every: int = 500
+    save_every: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "sites", "accumulate", "log_every", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        if self.precision not in ("auto", "bf16", "float32"):
+            raise ValueError(f"training.precision must be auto, bf16 or float32, got {self.precision!r}")
+        if not self.lr > 0:
+            raise ValueError(f"training.lr must be positive, got {self.lr}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run: the denoiser's name and settings, the data and the training."""
+
+    denoiser: str = "slots"
+    model: dict[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+Score = Callable[[CrystalModel, StructureSet], dict[str, float]]
+"""Further columns of a validation, from the averaged model and the structures set aside."""
+
+
+class Trainer:
+    """A model, its average, its optimizers and how far they are.
+
+    Args:
+        config: Of the run.
+        train: What to train on.
+        device: Where.
+    """
+
+    def __init__(self, config: TrainConfig, train: StructureSet, *, device: str = "cpu") -> None:
+        self.config, self.device = config, torch.device(device)
+        training = config.training
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            self.model = build(config.denoiser, config.model)
+        self.model.fit(train)
+        self.model.to(self.device)
+        self.ema = deepcopy(self.model).eval()
+        self.optimizers = make_optimizers(
+            self.model, training.optimizer, lr=training.lr, weight_decay=training.weight_decay, betas=training.betas
+        )
+        self.batches = Batches(train, sites=training.sites, seed=training.seed)
+        self.autocast = training.precision == "bf16" or (training.precision == "auto" and has_bf16(self.device))
+        self.step = 0
+        self.rank, self.ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.parallel: nn.Module = self.model
+        if self.ranks > 1:
+            self.parallel = nn.parallel.DistributedDataParallel(self.model)
+
+    def update(self) -> dict[str, float]:
+        """One step; the losses averaged over its batches."""
+        training = self.config.training
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = training.lr * rate(
+                    self.step, steps=training.steps, warmup=training.warmup, decay=training.decay
+                )
+        sums: dict[str, float] = {}
+        total = 0.0
+        for turn in range(training.accumulate):
+            index = (self.step * training.accumulate + turn) * self.ranks + self.rank
+            batch = self.batches[index].to(self.device)
+            losses = self._losses(self.parallel, batch, index)
+            share = batch.numbers.numel() / (training.sites * training.accumulate)
+            (losses["loss"] * share).backward()  # type: ignore[no-untyped-call]
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) * share
+            total += share
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), training.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.step += 1
+        self._average(min(training.ema, self.step / (self.step + 10)))
+        return {name: value / total for name, value in sums.items()} | {"gradient": float(norm)}
+
+    @torch.no_grad()
+    def validate(self, structures: StructureSet) -> dict[str, float]:
+        """The averaged model's losses, with the same noise each time."""
+        sums: dict[str, float] = {}
+        for size, group in by_size(structures).items():
+            batch = group.to(self.device)
+            for name, value in self._losses(self.ema, batch, -size).items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(batch)
+        return {f"validation_{name}": value / len(structures) for name, value in sums.items()}
+
+    def _losses(self, model: nn.Module, batch: Batch, index: int) -> dict[str, Tensor]:
+        """Losses of a batch with the noise of its number (validation's are negative)."""
+        seed = (self.config.training.seed << 40) ^ (index & (2**39 - 1))
+        generator = torch.Generator(self.device).manual_seed(seed)
+        forked = [] if self.device.type == "cpu" else [self.device]
+        with torch.random.fork_rng(forked), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            torch.manual_seed(seed)  # for dropout
+            losses: dict[str, Tensor] = model(batch, generator)
+        return losses
+
+    @torch.no_grad()
+    def _average(self, decay: float) -> None:
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+
+    def save(self, path: Path) -> None:
+        """Write all that going on needs."""
+        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        tensors |= {f"ema.{key}": value for key, value in self.ema.state_dict().items()}
+        tensors |= {f"optimizer.{key}": value for key, value in optimizer_tensors(self.optimizers).items()}
+        save(path, tensors, {"config": to_table(self.config), "step": self.step})
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint of a model of the same size.
+
+        Raises:
+            ValueError: If the checkpoint is of another model.
+        """
+        tensors, header = load(path)
+        try:
+            restore(self.model, part(tensors, "model"))
+            restore(self.ema, part(tensors, "ema"))
+            restore_optimizers(self.optimizers, part(tensors, "optimizer"))
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} is of another model or optimizer: {str(error).splitlines()[0]}") from error
+        self.step = int(header["step"])
+
+
+def run(
+    trainer: Trainer,
+    validation: StructureSet,
+    out: Path,
+    *,
+    max_minutes: float = math.inf,
+    score: Score | None = None,
+    say: Callable[[str], None] = print,
+    watch: Callable[[dict[str, float]], None] | None = None,
+) -> bool:
+    """Train until the last step, the time limit or ctrl-C, saving as it goes.
+
+    Args:
+        trainer: At any step.
+        validation: For the validation losses; may be empty.
+        out: Folder of the log, the checkpoint and the model.
+        max_minutes: Stop then.
+        score: Further columns at each validation.
+        say: Takes a line of progress.
+        watch: Takes each row of the log.
+
+    Returns:
+        Whether the last step was reached.
+    """
+    training = trainer.config.training
+    began = saved = time.monotonic()
+    seen = 0
+    with interruptible() as stopped:
+        while trainer.step < training.steps and not stopped() and time.monotonic() - began < 60 * max_minutes:
+            losses = trainer.update()
+            seen += 1
+            last = trainer.step == training.steps
+            validated = len(validation) > 0 and (last or trainer.step % training.validate_every == 0)
+            if not (validated or last or trainer.step % training.log_every == 0):
+                continue
+            row = {"step": float(trainer.step), **losses}
+            if trainer.rank == 0:
+                if validated:
+                    row |= trainer.validate(validation) | (score(trainer.ema, validation) if score else {})
+                row["seconds_a_step"] = (time.monotonic() - began) / seen
+                append_row(out / LOG, row)
+                say("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+                if watch:
+                    watch(row)
+                if time.monotonic() - saved > training.save_every:
+                    trainer.save(out / CHECKPOINT)
+                    saved = time.monotonic()
+    if trainer.rank == 0:
+        trainer.save(out / CHECKPOINT)
+    return trainer.step >= training.steps
+
+
+def export(trainer: Trainer, path: Path, header: dict[str, Any], *, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Write the averaged model alone, to sample from."""
+    config = to_table(trainer.config)
+    save_model(path, trainer.ema, {"config": config, "step": trainer.step, **header}, dtype=dtype)
+
+
+def train_run(
+    config_file: Path,
+    out: Path,
+    *,
+    data_dir: Path | None = None,
+    steps: int | None = None,
+    max_minutes: float = math.inf,
+    device: str = "cpu",
+    score: Score | None = None,
+    watch: Callable[[dict[str, float]], None] | None = None,
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Train as a settings file says, in a folder, from the checkpoint in it if there is one; write the model.
+
+    Args:
+        config_file: TOML of a `TrainConfig`.
+        out: Folder of the run.
+        data_dir: Where public sets lie.
+        steps: In place of the settings' own.
+        max_minutes: See `run`.
+        device: Where.
+        score: See `run`.
+        watch: See `run`.
+        say: Takes lines of progress.
+
+    Returns:
+        Whether the last step was reached.
+
+    Raises:
+        ValueError: If the settings or the data are wrong, or the checkpoint is of another model.
+    """
+    config = read_config(config_file)
+    if steps:
+        config = replace(config, training=replace(config.training, steps=steps))
+    train, validation = training_sets(config.data, data_dir, seed=config.training.seed)
+    say(f"{len(train)} structures to train on, {len(validation)} set aside; sha256 {train.sha256[:16]}")
+    trainer = Trainer(config, train, device=device)
+    if (out / CHECKPOINT).exists():
+        trainer.restore(out / CHECKPOINT)
+        say(f"going on at step {trainer.step}")
+    finished = run(trainer, validation, out, max_minutes=max_minutes, score=score, say=say, watch=watch)
+    if trainer.rank == 0:
+        export(trainer, out / MODEL, {"data_sha256": train.sha256, "structures": len(train)})
+    return finished
+
+
+def read_config(file: Path) -> TrainConfig:
+    """The settings of a run.
+
+    Raises:
+        ValueError: If the file is no TOML, or a setting is unknown or wrong.
+    """
+    try:
+        with file.open("rb") as opened:
+            return from_table(TrainConfig, tomllib.load(opened))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{file} is not TOML: {error}") from error
+
+
+COLUMNS = (
+    "step",
+    *("loss", "coords", "cell", "gradient"),
+    *("validation_loss", "validation_coords", "validation_cell", "match_rate"),
+    "seconds_a_step",
+)
+
+
+def append_row(path: Path, row: dict[str, float]) -> None:
+    """Add a row to a CSV file of `COLUMNS`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        if new:
+            writer.writeheader()
+        writer.writerow({name: f"{value:.6g}" for name, value in row.items()})
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turns ctrl-C and a polite kill into a question: was there one?"""
+    caught: list[int] = []
+    before = {
+        number: signal.signal(number, lambda got, _: caught.append(got)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

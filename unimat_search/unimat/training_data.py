@@ -1,0 +1,66 @@
+"""What a run trains on and what it is validated on, from the names in its settings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unimat_search.unimat.elements import CompositionKey
+from unimat_search.unimat.slot_model import fit_log_volumes
+from unimat_search.unimat.sources import find_data, read_formulas, read_source
+from unimat_search.unimat.structures import StructureSet, concatenate, split_by_composition
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on.
+
+    Attributes:
+        train: Names of public sets, files or folders; of structures with one id the first counts.
+        hold_out: CSV file whose reduced formulas (column reduced_formula) must not be trained on; "" for none.
+        hold_out_sets: Sets whose structures must not be trained on, by id.
+        validation: About so many structures, of compositions of their own, are set aside for the validation loss.
+        largest_volume: Structures of more than this many times the volume that their composition usually has are left
+            out (molecules and atoms in empty cells).
+    """
+
+    train: tuple[str, ...] = ()
+    hold_out: str = ""
+    hold_out_sets: tuple[str, ...] = ()
+    validation: int = 1000
+    largest_volume: float = math.inf
+
+
+def training_sets(config: DataConfig, data_dir: Path | None, *, seed: int) -> tuple[StructureSet, StructureSet]:
+    """Structures to train on and to validate on; no reduced composition is in both, none that is held out in either.
+
+    Raises:
+        ValueError: If a set can't be read, or nothing is left.
+    """
+    if not config.train:
+        raise ValueError("data.train names no set; give at least one")
+    held_ids = {name for source in config.hold_out_sets for name in read_source(source, data_dir).structures.ids}
+    held: frozenset[CompositionKey] = frozenset()
+    if config.hold_out:
+        held = read_formulas(find_data(config.hold_out, data_dir))
+    structures = concatenate([read_source(source, data_dir).structures for source in config.train])
+    structures = structures.take([row for row, name in enumerate(structures.ids) if name not in held_ids])
+    structures = compact(structures.where(lambda key: key not in held), config.largest_volume)
+    train, validation = split_by_composition(structures, config.validation, seed=seed)
+    if not len(train):
+        raise ValueError(
+            f"no structure is left to train on: {len(structures)} are not held out, {len(validation)} set aside"
+        )
+    return train, validation
+
+
+def compact(structures: StructureSet, largest: float) -> StructureSet:
+    """The structures of at most `largest` times the volume that their composition usually has."""
+    if not len(structures) or math.isinf(largest):
+        return structures
+    usual = fit_log_volumes(structures)[structures.numbers]
+    means = np.add.reduceat(usual, structures.offsets[:-1]) / structures.num_sites
+    return structures.take(np.flatnonzero(np.log(structures.volumes_per_atom) - means < math.log(largest)))
