@@ -25,7 +25,7 @@ def seconds(model: CrystalModel, batch: int, steps: int) -> float:
     streams = Streams([np.random.default_rng([0, index]) for index in range(batch)])
     settings = SampleSettings(steps=steps)
     began = time.perf_counter()
-    sample(model, [numbers] * batch, streams, settings, torch.tensor([np.nan, np.nan]), sites_at_once=10 * batch)
+    sample(model, [numbers] * batch, streams, settings, torch.tensor([np.nan, np.nan]), at_once=10**9)
     return time.perf_counter() - began
 
 

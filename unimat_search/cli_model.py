@@ -72,10 +72,11 @@ def train(
     On several GPUs of one machine: torchrun --nproc-per-node 4 -m unimat_search train CONFIG --out RUN --device cuda.
     """
     with clear_errors("go on with --resume"):
-        from unimat_search.unimat.train import train_run
+        from unimat_search.unimat.train import CHECKPOINT, train_run
 
-        if (out / "checkpoint.safetensors").exists() and not resume:
-            raise BadInput(f"{out} holds a run; go on with --resume, or choose another folder")
+        if (out / CHECKPOINT).exists() != resume:
+            wrong = "holds no run to go on with" if resume else "holds a run; go on with --resume"
+            raise BadInput(f"{out} {wrong}, or choose another folder")
         finished = train_run(
             config,
             out,
@@ -117,7 +118,8 @@ def sample(
         generator = UniMatGenerator(model=model, steps=steps, device=device)
         began = time.perf_counter()
         if formula:
-            made = list(generator.generate(parse_formula(formula).cell(1), n, seed=seed))
+            asked = parse_formula(formula)
+            made = list(generator.generate(asked.cell(asked.fixed_units or 1), n, seed=seed))
         else:
             made = generator.generate_freely(n, seed=seed)
         seconds = time.perf_counter() - began

@@ -101,7 +101,8 @@ def match_rates(
         [np.random.default_rng([seed, row, index]) for row in range(len(known)) for index in range(samples)]
     )
     began = time.perf_counter()
-    made = sample(model, [mine for mine in atoms for _ in range(samples)], streams, settings, properties)
+    asked = properties.to(model.properties_mean.device)
+    made = sample(model, [mine for mine in atoms for _ in range(samples)], streams, settings, asked)
     seconds = time.perf_counter() - began
     tasks = (
         delayed(compare)(made[row * samples : (row + 1) * samples], _sampled(one), matcher or MatchSettings())
@@ -118,8 +119,10 @@ def match_rates(
 def compare(made: Sequence[Sampled], known: Sampled, matcher: MatchSettings) -> tuple[list[float], list[bool]]:
     """Displacement of each sample from a known structure (NaN: no match), and whether it is valid."""
     from pymatgen.analysis.structure_matcher import StructureMatcher
+    from pymatgen.core import Structure
 
-    reference = as_structure(known)
+    numbers, frac_coords, cell = known
+    reference = Structure(cell.double().numpy(), numbers.tolist(), frac_coords.double().numpy())
     fit = StructureMatcher(ltol=matcher.ltol, stol=matcher.stol, angle_tol=matcher.angle_tol)
     rms, valid = [], []
     for one in made:

@@ -106,6 +106,54 @@ def test_bad_rows_of_a_parquet_file(tmp_path: Path) -> None:
     ]
 
 
+def test_rows_of_files_without_ids_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    for name, count in (("a", 3), ("b", 4)):
+        table = pa.table(
+            {
+                "numbers": [[26]] * count,
+                "frac_coords": [[0.0] * 3] * count,
+                "cell": [[4.0, 0, 0, 0, 4, 0, 0, 0, 4]] * count,
+            }
+        )
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    (tmp_path / "c.parquet").write_bytes(b"junk")
+    reading = read_source(str(tmp_path))
+    assert len(reading.structures) == 7
+    assert [row.name for row in reading.bad] == ["c.parquet"]
+
+
+def test_fixed_size_lists_are_read_and_ragged_rows_named(tmp_path: Path) -> None:
+    file = tmp_path / "set.parquet"
+    cells = pa.FixedSizeListArray.from_arrays(pa.array([4.0, 0, 0, 0, 4, 0, 0, 0, 4] * 2), 9)
+    numbers = pa.FixedSizeListArray.from_arrays(pa.array([26, 26]), 1)
+    pq.write_table(pa.table({"numbers": numbers, "frac_coords": [[0.0] * 3] * 2, "cell": cells}), file)
+    assert len(read_source(str(file)).structures) == 2
+    pq.write_table(pa.table({"numbers": numbers, "frac_coords": [[0.0] * 2, [0.0] * 4], "cell": cells}), file)
+    with pytest.raises(ValueError, match="row 0 must have three frac_coords a site"):
+        read_source(str(file))
+    pq.write_table(pa.table({"numbers": [26, 26], "frac_coords": [[0.0] * 3] * 2, "cell": cells}), file)
+    with pytest.raises(ValueError, match="must be lists of numbers"):
+        read_source(str(file))
+
+
+def test_what_membership_in_mp_20_says_of_the_hull(tmp_path: Path) -> None:
+    file = tmp_path / "set.parquet"
+    table = pa.table(
+        {
+            "material_id": ["mp-1", "mp-2", "mp-3000000"],
+            "numbers": [[26]] * 3,
+            "frac_coords": [[0.0] * 3] * 3,
+            "cell": [[4.0, 0, 0, 0, 4, 0, 0, 0, 4]] * 3,
+            "mp_20_split": ["train", None, None],
+        }
+    )
+    pq.write_table(table, file)
+    assert np.array_equal(read_source(str(file)).structures.properties[:, 1], [1.0, 0.0, np.nan], equal_nan=True)
+    energies = table.append_column("e_above_hull", [[0.2, 0.01, None]])
+    pq.write_table(energies, file)
+    assert read_source(str(file)).structures.properties[:, 1].tolist() == [0.0, 1.0, pytest.approx(np.nan, nan_ok=True)]
+
+
 @pytest.mark.parametrize(("content", "says"), [(b"junk", "can't be read"), (None, "has no column frac_coords")])
 def test_a_file_that_is_no_set(content: bytes | None, says: str, tmp_path: Path) -> None:
     file = tmp_path / "set.parquet"

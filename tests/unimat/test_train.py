@@ -18,7 +18,18 @@ from tests.unimat.crystals import TINY, random_set
 from unimat_search.unimat.checkpoint import load_model
 from unimat_search.unimat.optimizers import OPTIMIZERS, rate
 from unimat_search.unimat.sources import read_source, write_parquet
-from unimat_search.unimat.train import CHECKPOINT, LOG, MODEL, TrainConfig, Trainer, TrainingConfig, run, train_run
+from unimat_search.unimat.train import (
+    CHECKPOINT,
+    LOG,
+    MODEL,
+    TrainConfig,
+    Trainer,
+    TrainingConfig,
+    append_row,
+    run,
+    train_run,
+)
+from unimat_search.unimat.training_data import DataConfig, training_sets
 
 DATA, ASIDE = random_set(5, 60), random_set(6, 10)
 FAST = TrainingConfig(steps=8, sites=30, log_every=1, validate_every=4, warmup=2, precision="float32", lr=3e-3)
@@ -48,8 +59,10 @@ def test_a_run_resumed_is_the_run_uninterrupted(denoiser: str, optimizer: str, t
     first.save(tmp_path / "halves" / CHECKPOINT)
     second = Trainer(config(denoiser, optimizer=optimizer), DATA)
     second.restore(tmp_path / "halves" / CHECKPOINT)
+    append_row(tmp_path / "halves" / LOG, {"step": 3.0, "loss": 1.0})
+    append_row(tmp_path / "halves" / LOG, {"step": 4.0, "loss": 9.0})  # after the checkpoint, before the kill
     assert run(second, ASIDE, tmp_path / "halves", say=quiet)
-    assert curve(tmp_path / "halves") == curve(tmp_path / "whole")[3:]
+    assert curve(tmp_path / "halves")[1:] == curve(tmp_path / "whole")[3:]
     assert curve(tmp_path / "whole")[3]["validation_loss"]
     for one, same in zip(whole.ema.parameters(), second.ema.parameters(), strict=True):
         assert torch.equal(one, same)
@@ -86,10 +99,30 @@ def test_an_interruption_saves(tmp_path: Path) -> None:
     assert trainer.step == 1
 
 
-def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused_but_not_of_another_length(tmp_path: Path) -> None:
     Trainer(config(), DATA).save(tmp_path / CHECKPOINT)
-    with pytest.raises(ValueError, match="is of another model"):
-        Trainer(config("unet"), DATA).restore(tmp_path / CHECKPOINT)
+    for other, data, what in (
+        (config("unet"), DATA, "denoiser"),
+        (config(), DATA.take(range(50)), "data_sha256"),
+        (config(optimizer="adam"), DATA, "training"),
+        (config(seed=1), DATA, "training"),
+    ):
+        with pytest.raises(ValueError, match=f"is of another run: its {what} differs"):
+            Trainer(other, data).restore(tmp_path / CHECKPOINT)
+    Trainer(config(steps=100, decay=0.1), DATA).restore(tmp_path / CHECKPOINT)
+
+
+def test_the_noise_depends_on_seed_batch_and_purpose() -> None:
+    def losses(seed: int, index: int) -> float:
+        trainer = Trainer(config(seed=seed), DATA)
+        with torch.no_grad():
+            return float(trainer._losses(first.model, batch, index)["loss"])
+
+    first = Trainer(config(), DATA)
+    batch = first.batches[0]
+    found = [losses(0, 0), losses(0, 1), losses(3, 0), losses(0, -1), losses(20240101, 0)]
+    assert len(set(found)) == len(found)
+    assert found[0] == losses(0, 0)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +132,19 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         ({"training": {"precision": "fp8"}}, "training.precision must be"),
         ({"training": {"lr": -1.0}}, "training.lr must be positive"),
         ({"training": {"rate": 1.0}}, "unknown setting training.rate"),
+        ({"training": {"seed": -1}}, "training.seed must not be negative"),
+        ({"training": {"clip": 0.0}}, "training.clip must be positive"),
+        ({"training": {"ema": 1.5}}, "training.ema must be 0 to 1"),
+        ({"training": {"betas": [0.9]}}, "training.betas must have 2 values"),
+        ({"training": {"betas": ["a", "b"]}}, "training.betas must be float"),
+        ({"training": 3}, "training must be a table"),
+        ({"model": "slots"}, "model must be dict"),
+        ({"model": {"network": 3}}, "model.network must be a table"),
+        ({"model": {"network": {"width": 100, "heads": 8}}}, "width must be a multiple of heads"),
+        (
+            {"denoiser": "unet", "model": {"network": {"width": 56, "head": 16}}},
+            "width must be a multiple of 8 and of head",
+        ),
         ({"data": {"train": "mp_20"}}, "data.train must be a list"),
         ({"denoiser": "net"}, "no denoiser 'net'"),
         ({"training": {"optimizer": "sgd"}}, "no optimizer 'sgd'"),
@@ -153,6 +199,31 @@ def test_held_out_compositions_are_not_trained_on(tmp_path: Path) -> None:
     left = sum(key not in held for key in usable.keys)
     assert left < len(usable)
     assert said[0].startswith(f"{left} structures to train on, 0 set aside")
+
+
+def test_held_out_structures_and_hollow_ones_are_not_trained_on(tmp_path: Path) -> None:
+    usable = read_source(str(settings_file(tmp_path).with_name("data.parquet"))).structures
+    held = usable.take(range(0, len(usable), 2))
+    write_parquet(held, tmp_path / "held.parquet")
+    swollen = replace(usable, cells=usable.cells.copy())
+    swollen.cells[1] *= 3
+    write_parquet(swollen, tmp_path / "data.parquet")
+    data = DataConfig(
+        train=(str(tmp_path / "data.parquet"),),
+        hold_out_sets=(str(tmp_path / "held.parquet"),),
+        validation=0,
+        largest_volume=5.0,
+    )
+    train, aside = training_sets(data, None, seed=0)
+    assert not len(aside)
+    assert set(train.ids) == set(usable.ids) - set(held.ids) - {usable.ids[1]}
+
+
+def test_an_empty_list_of_held_out_formulas_is_refused(tmp_path: Path) -> None:
+    for content in ("", "reduced_formula\n", "formula\nNaCl\n"):
+        (tmp_path / "held.csv").write_text(content)
+        with pytest.raises(ValueError, match="holds no formula in a column reduced_formula"):
+            train_run(settings_file(tmp_path, hold_out=str(tmp_path / "held.csv")), tmp_path / "run", say=quiet)
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:

@@ -21,9 +21,10 @@ def cell_to_vector(cells: Tensor) -> Tensor:
     Returns:
         log(V / angstrom^3) / 3, then the shape. (..., 6)
     """
-    metric: Tensor = cells @ cells.transpose(-1, -2)
-    values, vectors = torch.linalg.eigh(metric)
-    logs: Tensor = (vectors * (0.5 * values.log()).unsqueeze(-2)) @ vectors.transpose(-1, -2)
+    with torch.autocast(cells.device.type, enabled=False):  # angstroms need more than the eight bits of bf16
+        metric: Tensor = cells @ cells.transpose(-1, -2)
+        values, vectors = torch.linalg.eigh(metric)
+        logs: Tensor = (vectors * (0.5 * values.log()).unsqueeze(-2)) @ vectors.transpose(-1, -2)
     xx, yy, zz = logs[..., 0, 0], logs[..., 1, 1], logs[..., 2, 2]
     return torch.stack(
         [
@@ -52,6 +53,7 @@ def vector_to_cell(vectors: Tensor) -> Tensor:
         [size + plane + axis, xy, xz, xy, size - plane + axis, yz, xz, yz, size - 2 * axis],
         dim=-1,
     ).view(*vectors.shape[:-1], 3, 3)
-    values, axes = torch.linalg.eigh(logs)
-    cells: Tensor = (axes * values.exp().unsqueeze(-2)) @ axes.transpose(-1, -2)
+    with torch.autocast(vectors.device.type, enabled=False):
+        values, axes = torch.linalg.eigh(logs)
+        cells: Tensor = (axes * values.exp().unsqueeze(-2)) @ axes.transpose(-1, -2)
     return cells

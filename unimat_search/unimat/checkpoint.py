@@ -83,7 +83,7 @@ def load_model(path: Path) -> tuple[CrystalModel, dict[str, Any]]:
     try:
         model = build(header["config"]["denoiser"], header["config"]["model"])
         restore(model, part(tensors, "ema") or tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is not a model of this version: {error}") from error
     return model.eval(), header
 
@@ -94,8 +94,9 @@ def restore(model: CrystalModel, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         RuntimeError: If they are of another model.
     """
-    model.composition_sizes = tensors["composition_sizes"]
-    model.composition_numbers = tensors["composition_numbers"]
+    device = model.composition_sizes.device
+    model.composition_sizes = tensors["composition_sizes"].to(device)
+    model.composition_numbers = tensors["composition_numbers"].to(device)
     model.load_state_dict(dict(tensors))
 
 

@@ -12,7 +12,7 @@ from unimat_search.unimat.batches import Batch
 from unimat_search.unimat.cell import CELL_SIZE, cell_to_vector, vector_to_cell
 from unimat_search.unimat.diffusion import SAMPLERS, bounded, diffuse
 from unimat_search.unimat.elements import GROUPS, ROWS
-from unimat_search.unimat.grid import NULL, Grid, Sites
+from unimat_search.unimat.grid import EMPTY_BELOW, NULL, Grid, Sites
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties, guided
 from unimat_search.unimat.structures import StructureSet
 from unimat_search.unimat.unet import UNet, UNetConfig
@@ -74,6 +74,10 @@ class GridModel(CrystalModel):
         self.cell_mean.copy_(vectors.mean(0))
         self.cell_std.copy_(vectors.std(0, unbiased=False).clamp(min=1e-3))
 
+    def positions(self, sites: int) -> int:  # noqa: ARG002
+        """The whole grid, whatever the crystal."""
+        return int(np.prod(self.grid.shape))
+
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared errors of the predicted noise of tensor and cell.
 
@@ -117,10 +121,18 @@ class GridModel(CrystalModel):
     def sample(
         self, numbers: Tensor, properties: Tensor, streams: Streams, settings: SampleSettings
     ) -> tuple[Tensor, Tensor]:
-        """See `CrystalModel.sample`: the slots of the composition are read, whatever the others hold."""
+        """See `CrystalModel.sample`: the slots of the composition are read, whatever the others hold.
+
+        Raises:
+            ValueError: If the model is not conditional.
+        """
+        if self.config.condition == "none":
+            raise ValueError("this model makes its own compositions; sample it without a formula")
         sites = _sites(numbers, torch.zeros(*numbers.shape, 3, device=numbers.device))
         tensor, cells = self._sample(self.given(numbers), properties, streams, settings)
-        frac_coords = tensor.flatten(1, 3)[sites.owner, self.grid.places(sites)] % 1.0
+        slots = tensor.flatten(1, 3)[sites.owner, self.grid.places(sites)]
+        empty = slots.mean(-1, keepdim=True) < EMPTY_BELOW
+        frac_coords = (slots % 1.0).masked_fill(empty, torch.nan)
         return frac_coords.view(*numbers.shape, 3), cells
 
     def sample_free(self, properties: Tensor, streams: Streams, settings: SampleSettings) -> tuple[Sites, Tensor]:

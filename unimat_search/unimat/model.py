@@ -88,9 +88,8 @@ class CrystalModel(nn.Module, ABC):
         self.composition_numbers = torch.from_numpy(structures.numbers.copy())
         for column in range(len(PROPERTIES)):
             known = structures.properties[:, column][~np.isnan(structures.properties[:, column])]
-            if len(known):
-                self.properties_mean[column] = float(known.mean())
-                self.properties_std[column] = max(float(known.std()), 1e-3)
+            self.properties_mean[column] = float(known.mean()) if len(known) else 0.0
+            self.properties_std[column] = float(known.std()) if len(known) else 0.0
 
     def compositions(self, streams: Streams) -> list[Tensor]:
         """Atomic numbers (n,) drawn from the compositions of the training data, one for each stream."""
@@ -105,8 +104,17 @@ class CrystalModel(nn.Module, ABC):
         return frozenset(composition_key(part.tolist()) for part in parts)
 
     def standardised(self, properties: Tensor) -> Tensor:
-        """Properties in the units that the denoiser sees. (b, 2)."""
-        return (properties - self.properties_mean) / self.properties_std
+        """Properties in the denoiser's units; NaN of those that the training data said nothing of. (b, 2)."""
+        scaled = (properties - self.properties_mean) / self.properties_std
+        return scaled.masked_fill(self.properties_std == 0, torch.nan)
+
+    def knows(self, name: str) -> bool:
+        """Whether the training data had different values of a property."""
+        return bool(self.properties_std[PROPERTIES.index(name)] > 0)
+
+    @abstractmethod
+    def positions(self, sites: int) -> int:
+        """Positions that the denoiser computes for a crystal of so many sites: what memory is reckoned by."""
 
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -129,7 +137,8 @@ class CrystalModel(nn.Module, ABC):
             settings: How.
 
         Returns:
-            Fractional coordinates in [0, 1) (b, n, 3), and cells as row vectors, angstrom (b, 3, 3).
+            Fractional coordinates in [0, 1), NaN of atoms that the model did not place (b, n, 3), and
+            cells as row vectors, angstrom (b, 3, 3).
         """
 
 
@@ -144,6 +153,20 @@ def drop_properties(properties: Tensor, rate: float, generator: torch.Generator)
 def guided(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
     """Classifier-free guidance, (1 + w) eps(x, c, aux) - w eps(x, c) (arXiv:2311.09235, section 2.3)."""
     return (1 + weight) * conditional - weight * unconditional
+
+
+def usable_device(name: str) -> torch.device:
+    """A device that this machine has.
+
+    Raises:
+        ValueError: If it has none of this name.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"the device {name!r} can't be used ({str(error).splitlines()[0]}); use cpu") from error
+    return device
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -16,13 +16,13 @@ from unimat_search.seeds import candidate_stream
 from unimat_search.unimat.checkpoint import load_model
 from unimat_search.unimat.elements import SYMBOLS
 from unimat_search.unimat.grid_model import GridModel
-from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams
+from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, usable_device
 
 if TYPE_CHECKING:
     from pymatgen.core import Composition, Structure
 
 WEIGHTS = "slots-zero-shot.safetensors"
-SITES_AT_ONCE = 4000
+POSITIONS_AT_ONCE = 16_000
 VOLUME_PER_ATOM = (1.0, 1000.0)
 """Cells outside of this are no crystal, angstrom^3."""
 
@@ -72,8 +72,12 @@ class UniMatGenerator:
             steps=steps, sampler=sampler, guidance=guidance, haste=haste, precision=precision
         )
         self.model, _ = load_model(Path(model) if model else shipped_weights())
-        self.model.to(device)
-        self.device = device
+        if formation_energy is not None and not self.model.knows("formation_energy_per_atom"):
+            raise ValueError("this model was trained without formation energies; leave formation_energy out")
+        if near_hull is False and not self.model.knows("near_hull"):
+            raise ValueError("this model was trained without distances from the hull; leave near_hull out")
+        self.device = usable_device(device)
+        self.model.to(self.device)
         self.properties = torch.tensor(
             [
                 np.nan if formation_energy is None else formation_energy,
@@ -114,7 +118,7 @@ def sample(
     settings: SampleSettings,
     properties: Tensor,
     *,
-    sites_at_once: int = SITES_AT_ONCE,
+    at_once: int = POSITIONS_AT_ONCE,
 ) -> list[Sampled]:
     """Crystals of many compositions, those of one size together.
 
@@ -124,7 +128,7 @@ def sample(
         streams: One for each crystal.
         settings: How to sample.
         properties: Asked for, of all. (2,)
-        sites_at_once: Memory's limit.
+        at_once: Memory's limit, positions that the denoiser computes.
 
     Returns:
         A crystal of each composition, in their order.
@@ -133,7 +137,7 @@ def sample(
     sampled: list[Sampled | None] = [None] * len(order)
     while order:
         size = len(compositions[order[0]])
-        most = max(1, sites_at_once // size)
+        most = max(1, at_once // model.positions(size))
         chosen = [index for index in order[:most] if len(compositions[index]) == size]
         order = order[len(chosen) :]
         numbers = torch.stack([compositions[index] for index in chosen]).to(properties.device)
@@ -146,19 +150,19 @@ def sample(
 
 
 def sample_freely(model: CrystalModel, streams: Streams, settings: SampleSettings, properties: Tensor) -> list[Sampled]:
-    """Crystals without a composition given: a `slots` model draws one from its training data, a `unet` model makes it.
-
-    Crystals without any atom are left out.
-    """
+    """Crystals without a composition given: a `slots` model draws one from its data, a `unet` model makes it."""
     if not isinstance(model, GridModel):
         return sample(model, model.compositions(streams), streams, settings, properties)
-    with torch.no_grad(), settings.autocast(properties.device):
-        sites, cells = model.sample_free(properties.expand(len(streams.generators), -1), streams, settings)
-    return [
-        (sites.numbers[mine].cpu(), sites.frac_coords[mine].cpu(), cells[owner].cpu())
-        for owner in range(len(cells))
-        if bool((mine := sites.owner == owner).any())
-    ]
+    made: list[Sampled] = []
+    most = max(1, POSITIONS_AT_ONCE // model.positions(0))
+    for start in range(0, len(streams.generators), most):
+        theirs = Streams(streams.generators[start : start + most])
+        with torch.no_grad(), settings.autocast(properties.device):
+            sites, cells = model.sample_free(properties.expand(len(theirs.generators), -1), theirs, settings)
+        for owner, cell in enumerate(cells):
+            mine = sites.owner == owner
+            made.append((sites.numbers[mine].cpu(), sites.frac_coords[mine].cpu(), cell.cpu()))
+    return made
 
 
 def composition_numbers(composition: Composition) -> Tensor:
@@ -171,10 +175,12 @@ def as_structure(sampled: Sampled) -> Structure | FailedAttempt:
     from pymatgen.core import Lattice, Structure
 
     numbers, frac_coords, cell = (x.double().numpy() for x in sampled)
-    if problem := cell_problem(cell, len(numbers)):
+    if problem := cell_problem(cell, max(len(numbers), 1)):
         return FailedAttempt(problem)
     if not np.isfinite(frac_coords).all():
-        return FailedAttempt("the model's coordinates are not finite")
+        return FailedAttempt("the model left an atom without a place")
+    if not len(numbers):
+        return FailedAttempt("the model made no atom")
     return Structure(
         Lattice.from_parameters(*Lattice(cell).parameters), [SYMBOLS[int(z)] for z in numbers], frac_coords % 1.0
     )

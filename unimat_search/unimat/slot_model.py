@@ -71,6 +71,10 @@ class SlotModel(CrystalModel):
         self.cell_mean.copy_(vectors.mean(0))
         self.cell_std.copy_(vectors.std(0, unbiased=False).clamp(min=1e-3))
 
+    def positions(self, sites: int) -> int:
+        """Its sites."""
+        return sites
+
     def usual_size(self, numbers: Tensor) -> Tensor:
         """log(V / angstrom^3) / 3 to be expected of a cell of these atoms. (b, n) -> (b,)."""
         means: Tensor = self.element_log_volumes[numbers].mean(-1)

@@ -46,6 +46,13 @@ class SlotConfig:
     cutoff: float = 8.0
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "heads", "frequencies", "distances"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.network.{name} must be at least 1, got {getattr(self, name)}")
+        if self.width % self.heads:
+            raise ValueError(f"model.network.width must be a multiple of heads ({self.heads}), got {self.width}")
+
     @property
     def pair_size(self) -> int:
         """Features of a pair of atoms."""
@@ -106,6 +113,8 @@ class SlotDenoiser(nn.Module):
             Velocities of the coordinates (b, n, 3) and of the standardised cell vectors (b, 6).
         """
         pairs = pair_features(frac_coords, metric_cell, self.config)  # (b, n, n, pair_size)
+        if torch.is_autocast_enabled(pairs.device.type):
+            pairs = pairs.to(torch.get_autocast_dtype(pairs.device.type))  # once for all blocks
         tokens = self.tokens(numbers)  # (b, n, width)
         given = torch.cat([known.nan_to_num(), (~known.isnan()).float()], dim=-1)
         size = torch.full_like(numbers[:, 0], numbers.shape[1]).clamp(max=self.largest_size)
@@ -166,7 +175,7 @@ class SlotBlock(nn.Module):
         near = torch.matmul(filters, pairs.transpose(-1, -2)) / math.sqrt(pair)  # (b, n, heads, n)
         like = torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(head)  # (b, heads, n, n)
         weights = torch.softmax(like + near.transpose(1, 2), dim=-1)
-        weights = weights.to(tokens.dtype if not torch.is_autocast_enabled("cpu") else value.dtype)
+        weights = weights.to(value.dtype)
         values = torch.matmul(weights, value).transpose(1, 2).reshape(b, n, width)
         between = torch.matmul(weights.transpose(1, 2), pairs).reshape(b, n, self.heads * pair)
         answer: Tensor = self.answer(torch.cat([values, between], dim=-1))
@@ -209,13 +218,14 @@ def shortest_distances(differences: Tensor, cells: Tensor) -> Tensor:
     images = torch.cartesian_prod(steps, steps, steps)  # (27, 3)
     n = differences.shape[1]
     wrapped = differences - differences.round()
-    cartesian = torch.einsum("bijx,bxy->bijy", wrapped, cells)  # (b, n, n, 3)
-    shifts = images @ cells  # (b, 27, 3)
-    squares = (
-        cartesian.square().sum(-1).unsqueeze(-1)
-        + 2 * torch.matmul(cartesian.flatten(1, 2), shifts.transpose(-1, -2)).view(-1, n, n, len(images))
-        + shifts.square().sum(-1)[:, None, None, :]
-    )  # (b, n, n, 27)
+    with torch.autocast(cells.device.type, enabled=False):
+        cartesian = torch.einsum("bijx,bxy->bijy", wrapped, cells)  # (b, n, n, 3)
+        shifts = images @ cells  # (b, 27, 3)
+        squares = (
+            cartesian.square().sum(-1).unsqueeze(-1)
+            + 2 * torch.matmul(cartesian.flatten(1, 2), shifts.transpose(-1, -2)).view(-1, n, n, len(images))
+            + shifts.square().sum(-1)[:, None, None, :]
+        )  # (b, n, n, 27)
     itself = torch.eye(n, device=cells.device, dtype=torch.bool)
     squares[:, itself, 13] = torch.inf
     nearest: Tensor = squares.amin(-1).clamp(min=1e-8).sqrt()

@@ -113,17 +113,31 @@ def read_parquet(path: Path) -> Reading:
     for name in ("numbers", "frac_coords", "cell"):
         if name not in table.column_names:
             raise ValueError(f"{path} has no column {name}; it needs numbers, frac_coords and cell")
-    lists = table.column("numbers").combine_chunks()
-    offsets = np.asarray(lists.offsets).astype(np.int64)
-    numbers = np.asarray(lists.flatten()).astype(np.int64)
-    frac_coords = np.asarray(table.column("frac_coords").combine_chunks().flatten(), dtype=np.float64)
-    cells = np.asarray(table.column("cell").combine_chunks().flatten(), dtype=np.float64)
-    if len(frac_coords) != 3 * len(numbers) or len(cells) != 9 * table.num_rows:
-        raise ValueError(f"{path}: frac_coords must have three numbers a site, and cell nine")
-    columns = table.column_names
-    names = table.column("material_id").to_pylist() if "material_id" in columns else range(table.num_rows)
-    whole = _Rows(tuple(map(str, names)), numbers, frac_coords.reshape(-1, 3), cells.reshape(-1, 3, 3), offsets)
+    try:
+        offsets, numbers = _flat(table, "numbers", pa.int64())
+        coords_offsets, frac_coords = _flat(table, "frac_coords", pa.float64())
+        cell_offsets, cells = _flat(table, "cell", pa.float64())
+    except (pa.ArrowException, ValueError) as error:
+        raise ValueError(f"{path}: numbers, frac_coords and cell must be lists of numbers ({error})") from error
+    wrong = (np.diff(coords_offsets) != 3 * np.diff(offsets)) | (np.diff(cell_offsets) != 9)
+    if wrong.any():
+        raise ValueError(
+            f"{path}: row {int(wrong.argmax())} must have three frac_coords a site, and nine numbers of cell"
+        )
+    whole = _Rows(_names(table, path), numbers, frac_coords.reshape(-1, 3), cells.reshape(-1, 3, 3), offsets)
     return _assemble(whole, _properties(table), reduced=(table.schema.metadata or {}).get(b"niggli") == b"true")
+
+
+def _flat(table: Any, name: str, kind: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:  # noqa: ANN401
+    """Offsets and values of a column of lists."""
+    import pyarrow as pa
+
+    column = table.column(name).combine_chunks()
+    lists = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+    lists = lists.cast(pa.list_(kind))
+    if lists.null_count:
+        raise ValueError(f"a row has no {name}")
+    return np.asarray(lists.offsets).astype(np.int64), np.asarray(lists.values)
 
 
 def write_parquet(structures: StructureSet, path: Path) -> None:
@@ -243,8 +257,8 @@ def read_formulas(path: Path) -> frozenset[CompositionKey]:
 
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    if rows and "reduced_formula" not in rows[0]:
-        raise ValueError(f"{path} has no column reduced_formula")
+    if not rows or "reduced_formula" not in rows[0]:
+        raise ValueError(f"{path} holds no formula in a column reduced_formula")
     return frozenset(
         composition_key(
             el.Z for el, amount in Composition(row["reduced_formula"]).items() for _ in range(round(amount))
@@ -331,10 +345,10 @@ def _read_files(path: Path) -> Reading:
     readings, bad = [], []
     pairs: list[tuple[str, Structure]] = []
     for file in structure_files(path):
-        if file.suffix.lower() == ".parquet":
-            readings.append(read_parquet(file))
-            continue
         try:
+            if file.suffix.lower() == ".parquet":
+                readings.append(read_parquet(file))
+                continue
             pairs.extend((f"{file.name}:{name}", structure) for name, structure in _quietly(read_file(file)))
         except Exception as error:
             message = str(error).strip().splitlines() or [type(error).__name__]
@@ -367,10 +381,15 @@ def _read_csv(path: Path) -> Reading:
         raise ValueError(f"{path} can't be read as CSV: {str(error).splitlines()[0]}") from error
     if "cif" not in table.column_names:
         raise ValueError(f"{path} has no column cif")
-    names = table.column("material_id").to_pylist() if "material_id" in table.column_names else range(table.num_rows)
     cifs = table.column("cif").to_pylist()
-    pairs = ((str(name), _from_cif(str(cif or ""))) for name, cif in zip(names, cifs, strict=True))
+    pairs = ((name, _from_cif(str(cif or ""))) for name, cif in zip(_names(table, path), cifs, strict=True))
     return _from_pairs(pairs, _properties(table))
+
+
+def _names(table: Any, path: Path) -> tuple[str, ...]:  # noqa: ANN401 - pyarrow has no types
+    """The ids of a table's rows; a row without one is named by its file and number."""
+    ids = table.column("material_id").to_pylist() if "material_id" in table.column_names else [None] * table.num_rows
+    return tuple(f"{path}:{row}" if name is None else str(name) for row, name in enumerate(ids))
 
 
 def _from_cif(text: str) -> Structure | str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -20,6 +20,8 @@ def from_table(kind: type[T], table: Mapping[str, Any], *, where: str = "") -> T
     Raises:
         ValueError: If a key is unknown or a value has the wrong type; the message names it.
     """
+    if not isinstance(table, Mapping):
+        raise ValueError(f"{where.rstrip('.') or 'the settings'} must be a table, got {table!r}")
     hints = get_type_hints(kind)
     names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     values = {}
@@ -37,13 +39,16 @@ def to_table(settings: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
 
 def _value(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401 - what TOML holds
     if is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{name} must be a table, got {value!r}")
         return from_table(hint, value, where=f"{name}.")
-    if getattr(hint, "__origin__", None) is tuple:
+    if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{name} must be a list, got {value!r}")
-        return tuple(value)
+        kinds = get_args(hint)
+        if kinds[-1] is not Ellipsis and len(value) != len(kinds):
+            raise ValueError(f"{name} must have {len(kinds)} values, got {len(value)}")
+        return tuple(_value(kinds[0], item, name) for item in value)
+    if get_origin(hint) is dict:
+        hint = dict
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):

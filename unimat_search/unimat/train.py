@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import signal
@@ -15,12 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unimat_search.unimat.batches import Batch, Batches, by_size
+from unimat_search.unimat.batches import Batch, Batches
 from unimat_search.unimat.checkpoint import build, load, part, restore, save, save_model
-from unimat_search.unimat.model import CrystalModel, has_bf16
+from unimat_search.unimat.model import CrystalModel, has_bf16, usable_device
 from unimat_search.unimat.optimizers import make_optimizers, optimizer_tensors, rate, restore_optimizers
 from unimat_search.unimat.structures import StructureSet
 from unimat_search.unimat.tables import from_table, to_table
@@ -75,8 +77,14 @@ class TrainingConfig:
                 raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}")
         if self.precision not in ("auto", "bf16", "float32"):
             raise ValueError(f"training.precision must be auto, bf16 or float32, got {self.precision!r}")
-        if not self.lr > 0:
-            raise ValueError(f"training.lr must be positive, got {self.lr}")
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"training.{name} must be positive, got {getattr(self, name)}")
+        for name in ("ema", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"training.{name} must be 0 to 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"training.seed must not be negative, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, train: StructureSet, *, device: str = "cpu") -> None:
-        self.config, self.device = config, torch.device(device)
+        self.config, self.device = config, usable_device(device)
         training = config.training
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
@@ -117,10 +125,11 @@ class Trainer:
         self.batches = Batches(train, sites=training.sites, seed=training.seed)
         self.autocast = training.precision == "bf16" or (training.precision == "auto" and has_bf16(self.device))
         self.step = 0
+        self.data_sha256 = train.sha256
         self.rank, self.ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self.parallel: nn.Module = self.model
         if self.ranks > 1:
-            self.parallel = nn.parallel.DistributedDataParallel(self.model)
+            self.parallel = nn.parallel.DistributedDataParallel(self.model, broadcast_buffers=False)
 
     def update(self) -> dict[str, float]:
         """One step; the losses averaged over its batches."""
@@ -153,19 +162,24 @@ class Trainer:
     def validate(self, structures: StructureSet) -> dict[str, float]:
         """The averaged model's losses, with the same noise each time."""
         sums: dict[str, float] = {}
-        for size, group in by_size(structures).items():
-            batch = group.to(self.device)
-            for name, value in self._losses(self.ema, batch, -size).items():
+        batches = Batches(structures, sites=self.config.training.sites, seed=self.config.training.seed)
+        for index in range(batches.per_epoch):
+            batch = batches[index].to(self.device)
+            for name, value in self._losses(self.ema, batch, -1 - index).items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(batch)
         return {f"validation_{name}": value / len(structures) for name, value in sums.items()}
 
     def _losses(self, model: nn.Module, batch: Batch, index: int) -> dict[str, Tensor]:
         """Losses of a batch with the noise of its number (validation's are negative)."""
-        seed = (self.config.training.seed << 40) ^ (index & (2**39 - 1))
-        generator = torch.Generator(self.device).manual_seed(seed)
+        key = [self.config.training.seed, max(index, 0), max(-index, 0)]
+        noise_seed, dropout_seed = np.random.SeedSequence(key).generate_state(2).tolist()
+        generator = torch.Generator(self.device).manual_seed(noise_seed)
         forked = [] if self.device.type == "cpu" else [self.device]
-        with torch.random.fork_rng(forked), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            torch.manual_seed(seed)  # for dropout
+        with (
+            torch.random.fork_rng(forked),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast),
+        ):
+            torch.manual_seed(dropout_seed)
             losses: dict[str, Tensor] = model(batch, generator)
         return losses
 
@@ -173,26 +187,49 @@ class Trainer:
     def _average(self, decay: float) -> None:
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
 
+    def any_stops(self, stop: bool) -> bool:
+        """Whether any process wants to stop: then all do."""
+        if self.ranks == 1:
+            return stop
+        wish = torch.tensor(float(stop), device=self.device)
+        torch.distributed.all_reduce(wish, torch.distributed.ReduceOp.MAX)
+        return bool(wish)
+
     def save(self, path: Path) -> None:
         """Write all that going on needs."""
         tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         tensors |= {f"ema.{key}": value for key, value in self.ema.state_dict().items()}
         tensors |= {f"optimizer.{key}": value for key, value in optimizer_tensors(self.optimizers).items()}
-        save(path, tensors, {"config": to_table(self.config), "step": self.step})
+        save(path, tensors, {"config": to_table(self.config), "step": self.step, **self.same_run()})
+
+    def same_run(self) -> dict[str, Any]:
+        """What must not change within a run: everything that its curve depends on but its length."""
+        training = to_table(self.config.training)
+        free = ("steps", "decay", "log_every", "validate_every", "save_every")
+        return {
+            "data_sha256": self.data_sha256,
+            "processes": self.ranks,
+            "denoiser": self.config.denoiser,
+            "model": self.config.model,
+            "training": {name: value for name, value in training.items() if name not in free},
+        }
 
     def restore(self, path: Path) -> None:
-        """Go on from a checkpoint of a model of the same size.
+        """Go on from a checkpoint of the same run.
 
         Raises:
-            ValueError: If the checkpoint is of another model.
+            ValueError: If the checkpoint is of other data, another model or other settings; it names what differs.
         """
         tensors, header = load(path)
+        for name, value in json.loads(json.dumps(self.same_run())).items():
+            if header.get(name) != value:
+                raise ValueError(f"{path} is of another run: its {name} differs; choose another folder")
         try:
             restore(self.model, part(tensors, "model"))
             restore(self.ema, part(tensors, "ema"))
             restore_optimizers(self.optimizers, part(tensors, "optimizer"))
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} is of another model or optimizer: {str(error).splitlines()[0]}") from error
+        except (RuntimeError, KeyError, ValueError, IndexError) as error:
+            raise ValueError(f"{path} is of another version: {str(error).splitlines()[0]}") from error
         self.step = int(header["step"])
 
 
@@ -221,10 +258,14 @@ def run(
         Whether the last step was reached.
     """
     training = trainer.config.training
+    if trainer.rank == 0:
+        cut_log(out / LOG, trainer.step)
     began = saved = time.monotonic()
     seen = 0
     with interruptible() as stopped:
-        while trainer.step < training.steps and not stopped() and time.monotonic() - began < 60 * max_minutes:
+        while trainer.step < training.steps:
+            if trainer.any_stops(stopped() or time.monotonic() - began >= 60 * max_minutes):
+                break
             losses = trainer.update()
             seen += 1
             last = trainer.step == training.steps
@@ -285,6 +326,23 @@ def train_run(
     Raises:
         ValueError: If the settings or the data are wrong, or the checkpoint is of another model.
     """
+    with processes(device) as mine:
+        return _train(config_file, out, data_dir, steps, max_minutes, mine, score, watch, say)
+
+
+def _train(
+    config_file: Path,
+    out: Path,
+    data_dir: Path | None,
+    steps: int | None,
+    max_minutes: float,
+    device: str,
+    score: Score | None,
+    watch: Callable[[dict[str, float]], None] | None,
+    say: Callable[[str], None],
+) -> bool:
+    if int(os.environ.get("RANK", "0")):
+        say, watch = _nothing, None
     config = read_config(config_file)
     if steps:
         config = replace(config, training=replace(config.training, steps=steps))
@@ -298,6 +356,10 @@ def train_run(
     if trainer.rank == 0:
         export(trainer, out / MODEL, {"data_sha256": train.sha256, "structures": len(train)})
     return finished
+
+
+def _nothing(_: str) -> None:
+    """Says nothing."""
 
 
 def read_config(file: Path) -> TrainConfig:
@@ -321,6 +383,18 @@ COLUMNS = (
 )
 
 
+def cut_log(path: Path, step: int) -> None:
+    """Drop what a run wrote after the step that it goes on from."""
+    if not path.exists():
+        return
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(row for row in rows if float(row["step"]) <= step)
+
+
 def append_row(path: Path, row: dict[str, float]) -> None:
     """Add a row to a CSV file of `COLUMNS`."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -330,6 +404,19 @@ def append_row(path: Path, row: dict[str, float]) -> None:
         if new:
             writer.writeheader()
         writer.writerow({name: f"{value:.6g}" for name, value in row.items()})
+
+
+@contextmanager
+def processes(device: str) -> Iterator[str]:
+    """Joins the processes that torchrun started, if it did; yields this one's device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @contextmanager

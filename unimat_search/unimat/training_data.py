@@ -42,7 +42,9 @@ def training_sets(config: DataConfig, data_dir: Path | None, *, seed: int) -> tu
     """
     if not config.train:
         raise ValueError("data.train names no set; give at least one")
-    held_ids = {name for source in config.hold_out_sets for name in read_source(source, data_dir).structures.ids}
+    readings = [read_source(source, data_dir) for source in config.hold_out_sets]
+    held_ids = {name for reading in readings for name in reading.structures.ids}
+    held_ids |= {row.name for reading in readings for row in reading.bad}
     held: frozenset[CompositionKey] = frozenset()
     if config.hold_out:
         held = read_formulas(find_data(config.hold_out, data_dir))

@@ -36,8 +36,11 @@ class UNetConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.width % 8 or (self.width % self.head and self.width > self.head):
-            raise ValueError(f"width must be a multiple of 8 and of head ({self.head}) or below it, got {self.width}")
+        for name in ("width", "blocks", "levels", "head"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.network.{name} must be at least 1, got {getattr(self, name)}")
+        if self.width % 8 or self.width % min(self.head, self.width):
+            raise ValueError(f"model.network.width must be a multiple of 8 and of head ({self.head}), got {self.width}")
 
 
 class UNet(nn.Module):
@@ -133,7 +136,7 @@ class Stage(nn.Module):
             nn.SiLU(), nn.Dropout(config.dropout), zero(nn.Conv3d(outside, outside, 3, padding=1))
         )
         self.skip = nn.Identity() if inside == outside else nn.Conv3d(inside, outside, 1)
-        self.attention = Attention(outside, max(1, outside // config.head))
+        self.attention = Attention(outside, outside // min(config.head, config.width))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(b, inside, L, H, W) -> (b, outside, L, H, W)."""
