@@ -183,3 +183,19 @@ def test_bounds_hold_the_data_and_leave_what_is_within() -> None:
     x, time = random(6, 3), torch.full((6,), 0.7, dtype=F64)
     data = predicted_data(x, bounded(point_denoiser, low, high)(x, time), time)
     assert torch.allclose(data, POINT.clamp(-1.0, 0.5).expand_as(data))
+
+
+def test_haste_never_leads_past_where_the_velocity_points() -> None:
+    """A velocity straight to the point from anywhere: at any haste the last step ends there."""
+    noise = random(6, 3)
+
+    def velocity(coords: Tensor, cells: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        left = (1 - time).view(-1, 1, 1)
+        return flow.shortest(POINT % 1 - coords) / left, torch.zeros_like(cells)
+
+    for haste in (0.0, 5.0, 100.0):
+        coords, _ = flow.euler(velocity, noise.unsqueeze(1) % 1, noise, steps=10, haste=haste)
+        assert torch.allclose(flow.shortest(coords[:, 0] - POINT), torch.zeros_like(noise), atol=1e-6)
+    free, _ = flow.euler(lambda x, c, t: (torch.ones_like(x) / 4, c), noise.unsqueeze(1) % 1, noise, steps=2, haste=1.0)
+    expected = (noise % 1 + (0.5 + 0.5) / 4) % 1  # strides of 1/2 and min(1.5/2, 1/2)
+    assert torch.allclose(free[:, 0], expected, atol=1e-12)

@@ -66,7 +66,8 @@ def euler(
         frac_coords: Noise. (b, n, 3)
         cells: Noise. (b, c)
         steps: How many.
-        haste: Coordinates run ahead by 1 + haste * t ("anti-annealing", Miller et al. 2024), which sharpens the modes.
+        haste: Coordinates run ahead by 1 + haste * t ("anti-annealing", Miller et al. 2024), which sharpens the modes, but
+            never past where the velocity would lead by time 1.
 
     Returns:
         Coordinates, wrapped into [0, 1), and cells.
@@ -77,8 +78,10 @@ def euler(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     for step in range(steps):
-        time = torch.full(frac_coords.shape[:1], step / steps, device=cells.device, dtype=cells.dtype)
+        now = step / steps
+        stride = min((1 + haste * now) / steps, 1 - now)
+        time = torch.full(frac_coords.shape[:1], now, device=cells.device, dtype=cells.dtype)
         coords_velocity, cells_velocity = velocity(frac_coords, cells, time)
-        frac_coords = (frac_coords + (1 + haste * step / steps) * coords_velocity / steps) % 1.0
+        frac_coords = (frac_coords + stride * coords_velocity) % 1.0
         cells = cells + cells_velocity / steps
     return frac_coords, cells

@@ -41,7 +41,7 @@ class SlotModel(CrystalModel):
     """Flow matching from uniform coordinates and a normal cell around the composition's usual volume."""
 
     default_steps = 50
-    default_haste = 5.0
+    default_haste = 15.0
 
     element_log_volumes: Tensor
     cell_mean: Tensor
