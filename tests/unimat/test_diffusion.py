@@ -196,6 +196,6 @@ def test_haste_never_leads_past_where_the_velocity_points() -> None:
     for haste in (0.0, 5.0, 100.0):
         coords, _ = flow.euler(velocity, noise.unsqueeze(1) % 1, noise, steps=10, haste=haste)
         assert torch.allclose(flow.shortest(coords[:, 0] - POINT), torch.zeros_like(noise), atol=1e-6)
-    free, _ = flow.euler(lambda x, c, t: (torch.ones_like(x) / 4, c), noise.unsqueeze(1) % 1, noise, steps=2, haste=1.0)
+    free, _ = flow.euler(lambda x, c, _: (torch.ones_like(x) / 4, c), noise.unsqueeze(1) % 1, noise, steps=2, haste=1.0)
     expected = (noise % 1 + (0.5 + 0.5) / 4) % 1  # strides of 1/2 and min(1.5/2, 1/2)
     assert torch.allclose(free[:, 0], expected, atol=1e-12)

@@ -66,8 +66,8 @@ def euler(
         frac_coords: Noise. (b, n, 3)
         cells: Noise. (b, c)
         steps: How many.
-        haste: Coordinates run ahead by 1 + haste * t ("anti-annealing", Miller et al. 2024), which sharpens the modes, but
-            never past where the velocity would lead by time 1.
+        haste: Coordinates run ahead by 1 + haste * t ("anti-annealing", Miller et al. 2024), which sharpens the modes,
+            but never past where the velocity would lead by time 1.
 
     Returns:
         Coordinates, wrapped into [0, 1), and cells.
