@@ -191,7 +191,7 @@ def describe(reading: Reading) -> list[str]:
             f"largest           {structures.ids[largest]}",
             f"most of one       {int(rank[most]) + 1} {SYMBOLS[structures.numbers[most]]} in one cell",
             f"duplicates        {len(copies)}" + "".join(f"\n  {one} = {other}" for one, other in copies[:10]),
-            *(f"{name:17} {count} known" for name, count in zip(PROPERTIES, known, strict=True)),
+            f"known             {', '.join(f'{n} {name}' for name, n in zip(PROPERTIES, known, strict=True))}",
         ]
     return lines + [f"not usable        {row.name}: {row.reason}" for row in reading.bad]
 
@@ -349,13 +349,18 @@ def _read_files(path: Path) -> Reading:
             if file.suffix.lower() == ".parquet":
                 readings.append(read_parquet(file))
                 continue
-            pairs.extend((f"{file.name}:{name}", structure) for name, structure in _quietly(read_file(file)))
+            pairs.extend((_row_name(file, name), structure) for name, structure in _quietly(read_file(file)))
         except Exception as error:
             message = str(error).strip().splitlines() or [type(error).__name__]
             bad.append(BadRow(file.name, f"can't be read: {message[0]}"))
     readings.append(_from_pairs(pairs))
     bad += [row for reading in readings for row in reading.bad]
     return Reading(concatenate([reading.structures for reading in readings]), tuple(bad))
+
+
+def _row_name(file: Path, name: str) -> str:
+    """The file's name, and the structure's where the file may hold several."""
+    return file.name if name in (file.stem, file.name) else f"{file.name}:{name}"
 
 
 def _quietly(pairs: Iterator[tuple[str, Structure]]) -> list[tuple[str, Structure]]:
@@ -440,7 +445,7 @@ def _atomic_number(site: Any) -> int:  # noqa: ANN401 - pymatgen's sites have no
         raise ValueError(f"a site is partly filled: {site.species_string}")
     element = getattr(site.specie, "element", site.specie)
     number = int(getattr(element, "Z", 0))
-    symbol = str(getattr(element, "name", element))
+    symbol = str(getattr(element, "name", getattr(element, "symbol", element)))
     if not 1 <= number <= MAX_ATOMIC_NUMBER or SYMBOLS[number] != symbol:
         raise ValueError(f"{symbol} is not an element of the periodic table; replace it (D by H, for example)")
     return number
