@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from pymatgen.core import Composition
-
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
+    from pymatgen.core import Composition, Structure
 
 
 class UserError(Exception):
@@ -153,6 +151,8 @@ class Task:
     @property
     def composition(self) -> Composition:
         """The whole cell's composition."""
+        from pymatgen.core import Composition
+
         return Composition(self.cell_formula)
 
     def key(self, index: int) -> str:
@@ -212,6 +212,8 @@ class Record:
     @property
     def num_sites(self) -> int:
         """Atoms in the cell."""
+        from pymatgen.core import Composition
+
         return round(Composition(self.cell_formula).num_atoms)
 
     @property

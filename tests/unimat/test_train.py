@@ -243,3 +243,12 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert len(curve(tmp_path / "run")) == 6
     load_model(tmp_path / "run" / MODEL)
+
+
+def test_training_and_sampling_import_nothing_that_a_bare_gpu_machine_lacks() -> None:
+    code = (
+        "import sys, unimat_search.unimat.train, unimat_search.unimat.sample; "
+        "print(*({'pymatgen', 'ase', 'chgnet', 'spglib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
