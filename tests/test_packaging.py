@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOMS = ("airss", "baselines", "eval")
-INNER = ("unimat_search/unimat",)
+INNER = "unimat_search/unimat"
 
 
 def sh(*command: str | Path, cwd: Path, **environment: str) -> str:
@@ -42,13 +42,10 @@ def is_compiled(name: str) -> bool:
 
 def tree(root: Path) -> set[str]:
     """What the wheel has to hold: code and data of all rooms, under the one name."""
-    kept = {".py", ".json", ".typed", ".safetensors"}
-    folders = [
-        root / "unimat_search",
-        *((root / inner) for inner in INNER),
-        *((root / inner / "weights") for inner in INNER),
-    ]
+    kept = {".py", ".json", ".typed"}
+    folders = (root / "unimat_search", root / INNER)
     own = [p for folder in folders for p in folder.iterdir() if p.is_file() and p.suffix in kept]
+    own += (root / INNER / "weights").iterdir()
     rooms = [p for room in ROOMS for p in (root / room).rglob("*") if p.is_file() and p.suffix in kept]
     return {p.relative_to(root).as_posix() for p in own} | {
         f"unimat_search/{p.relative_to(root).as_posix()}" for p in rooms
@@ -112,7 +109,7 @@ def test_every_package_is_listed(root: Path) -> None:
     listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     found = (
         {"unimat_search"}
-        | {inner.replace("/", ".") for inner in INNER}
+        | {INNER.replace("/", ".")}
         | {
             f"unimat_search.{init.parent.relative_to(root).as_posix().replace('/', '.')}"
             for room in ROOMS

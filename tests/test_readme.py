@@ -12,6 +12,10 @@ import click
 import pytest
 
 from unimat_search.cli import main
+from unimat_search.unimat.checkpoint import build, load
+from unimat_search.unimat.sample import shipped_weights
+from unimat_search.unimat.tables import from_table
+from unimat_search.unimat.train import TrainConfig, read_config
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -34,8 +38,22 @@ def test_its_python_runs_from_top_to_bottom() -> None:
 
 
 def test_its_toml_reads() -> None:
-    for text in blocks("toml"):
-        assert "unimat_search.generators" in tomllib.loads(text)["project"]["entry-points"]
+    plug_in, run = (tomllib.loads(text) for text in sorted(blocks("toml"), key=lambda text: "[project" not in text))
+    assert "unimat_search.generators" in plug_in["project"]["entry-points"]
+    config = from_table(TrainConfig, run)
+    build(config.denoiser, config.model)
+
+
+@pytest.mark.parametrize("name", ["slots", "unet-perov"])
+def test_the_settings_in_the_docs_are_settings(name: str) -> None:
+    config = read_config(Path(__file__).parent.parent / "docs" / "training" / f"{name}.toml")
+    build(config.denoiser, config.model)
+
+
+def test_the_shipped_models_settings_are_those_in_the_docs() -> None:
+    config = read_config(Path(__file__).parent.parent / "docs" / "training" / "slots.toml")
+    _, header = load(shipped_weights())
+    assert from_table(TrainConfig, header["config"]) == config
 
 
 def test_there_are_commands() -> None:
