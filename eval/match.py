@@ -51,9 +51,14 @@ def read_known(path: Path, element_sets: Collection[ElementSet]) -> Known:
     return known
 
 
+def structure_matcher(settings: MatchSettings) -> StructureMatcher:
+    """Pymatgen's matcher with these tolerances."""
+    return StructureMatcher(ltol=settings.ltol, stol=settings.stol, angle_tol=settings.angle_tol)
+
+
 def best_match(structure: Structure, known: Known, settings: MatchSettings) -> Match | None:
     """The nearest known structure of the same composition that matches, or None."""
-    matcher = StructureMatcher(ltol=settings.ltol, stol=settings.stol, angle_tol=settings.angle_tol)
+    matcher = structure_matcher(settings)
     matches = [
         Match(name, float(distances[0]))
         for name, other in known.get(structure.composition.reduced_formula, ())

@@ -15,7 +15,7 @@ from unimat_search.eval.descent import OPTIMIZERS, Optimizer, Variables
 from unimat_search.eval.potential import Crystals, Evaluations, Potential
 from unimat_search.eval.sanity import IN_FLIGHT, Problem, geometry_problem
 from unimat_search.eval.symmetry import Symmetry
-from unimat_search.records import Outcome, Relaxation, RelaxSettings
+from unimat_search.records import Outcome, Relaxation, RelaxSettings, first_line
 
 EV_PER_CUBIC_ANGSTROM = 160.21766208
 """In GPa."""
@@ -360,5 +360,5 @@ def _no_evaluation(crystals: Crystals) -> Evaluations:
 
 def one_line(error: BaseException) -> str:
     """An exception as one line of text: its type and the first line of its message."""
-    message = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {message[0]}"[:300] if message else type(error).__name__
+    name, message = type(error).__name__, first_line(error)
+    return name if message == name else f"{name}: {message}"[:300]

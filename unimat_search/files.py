@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pymatgen.core import Element, Lattice, Structure
 
+from unimat_search.records import first_line
+
 if TYPE_CHECKING:
     from ase import Atoms
 
@@ -37,8 +39,7 @@ def read_structures(
                 if element_sets is None or _elements(structure) in element_sets:
                     yield name, structure
         except Exception as error:  # parsers raise anything
-            message = str(error).strip().splitlines() or [type(error).__name__]
-            raise ValueError(f"{file} can't be read: {message[0]}") from error
+            raise ValueError(f"{file} can't be read: {first_line(error)}") from error
 
 
 def structure_files(path: Path) -> list[Path]:

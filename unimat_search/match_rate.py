@@ -118,12 +118,13 @@ def match_rates(
 
 def compare(made: Sequence[Sampled], known: Sampled, matcher: MatchSettings) -> tuple[list[float], list[bool]]:
     """Displacement of each sample from a known structure (NaN: no match), and whether it is valid."""
-    from pymatgen.analysis.structure_matcher import StructureMatcher
     from pymatgen.core import Structure
+
+    from unimat_search.eval.match import structure_matcher
 
     numbers, frac_coords, cell = known
     reference = Structure(cell.double().numpy(), numbers.tolist(), frac_coords.double().numpy())
-    fit = StructureMatcher(ltol=matcher.ltol, stol=matcher.stol, angle_tol=matcher.angle_tol)
+    fit = structure_matcher(matcher)
     rms, valid = [], []
     for one in made:
         structure = as_structure(one)

@@ -18,6 +18,11 @@ class UserError(Exception):
     """Something that the user can put right; the message is one line that says how."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message; its type where there is none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class Outcome(StrEnum):
     """How a candidate ended. Everything but `CONVERGED` counts as a failure."""
 

@@ -28,13 +28,12 @@ class BadInput(click.ClickException):
 @contextlib.contextmanager
 def clear_errors(after_interruption: str = "nothing was written") -> Iterator[None]:
     """Turn what users get wrong into one line and exit code 2, an interruption into 130."""
-    from unimat_search.records import UserError
+    from unimat_search.records import UserError, first_line
 
     try:
         yield
     except (UserError, ValueError, OSError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise BadInput(lines[0]) from error
+        raise BadInput(first_line(error)) from error
     except KeyboardInterrupt:
         click.echo(f"interrupted; {after_interruption}", err=True)
         sys.exit(130)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from math import gcd
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pymatgen.core import Composition
 
 _SYMBOLS = """
 X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr
@@ -41,6 +45,11 @@ def table_position(number: int) -> tuple[int, int]:
     empty = GROUPS - (_NOBLE[period] - _NOBLE[period - 1])
     group = place if place <= 2 and number != 2 else place + empty
     return period, group
+
+
+def composition_numbers(composition: Composition) -> list[int]:
+    """Atomic numbers of a cell's sites, rising. (n,)."""
+    return sorted(el.Z for el, amount in composition.items() for _ in range(round(amount)))
 
 
 def composition_key(numbers: Iterable[int]) -> CompositionKey:

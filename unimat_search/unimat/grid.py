@@ -13,6 +13,7 @@ What the paper leaves open is chosen so:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ class Grid:
 
     def places(self, sites: Sites) -> Tensor:
         """Flat position of each atom in its crystal's (L, H, W). (s,)."""
-        place = self._table().to(sites.numbers.device)[sites.numbers]
+        place = self._table.to(sites.numbers.device)[sites.numbers]
         if bool((place < 0).any()):
             symbol = SYMBOLS[int(sites.numbers[place < 0][0])]
             raise ValueError(
@@ -108,7 +109,7 @@ class Grid:
         Returns:
             Coordinates in [0, 1), ordered by crystal, then by slot, row and group.
         """
-        elements = self._elements().to(tensor.device)
+        elements = self._elements.to(tensor.device)
         occupied = (tensor.mean(-1) >= EMPTY_BELOW) & (elements > 0)
         owner, _, row, group = occupied.nonzero(as_tuple=True)
         return Sites(owner, elements[row, group], tensor[occupied] % 1.0)
@@ -117,6 +118,7 @@ class Grid:
         """1 where a slot is filled, 0 elsewhere: the condition of exact counts. (m, L, H, W)."""
         return (self.encode(sites, count)[..., 0] > NULL).to(sites.frac_coords.dtype)
 
+    @cached_property
     def _table(self) -> Tensor:
         """Flat (H, W) position of each atomic number, -1 where it has none. (119,)."""
         table = torch.full((MAX_ATOMIC_NUMBER + 1,), -1)
@@ -126,9 +128,10 @@ class Grid:
                 table[number] = self.rows.index(row) * len(self.groups) + self.groups.index(group)
         return table
 
+    @cached_property
     def _elements(self) -> Tensor:
         """Atomic number at each position, 0 where there is no element. (H, W)."""
-        table = self._table()
+        table = self._table
         elements = torch.zeros(len(self.rows) * len(self.groups), dtype=torch.int64)
         elements[table[table >= 0]] = (table >= 0).nonzero().squeeze(-1)
         return elements.view(len(self.rows), len(self.groups))

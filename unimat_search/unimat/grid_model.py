@@ -13,7 +13,7 @@ from unimat_search.unimat.cell import CELL_SIZE, cell_to_vector, vector_to_cell
 from unimat_search.unimat.diffusion import SAMPLERS, bounded, diffuse
 from unimat_search.unimat.elements import GROUPS, ROWS
 from unimat_search.unimat.grid import EMPTY_BELOW, NULL, Grid, Sites
-from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties, guided
+from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties, guided, moved
 from unimat_search.unimat.structures import StructureSet
 from unimat_search.unimat.unet import UNet, UNetConfig
 
@@ -56,23 +56,16 @@ class GridModel(CrystalModel):
 
     default_steps = 256
 
-    cell_mean: Tensor
-    cell_std: Tensor
-
     def __init__(self, config: GridModelConfig) -> None:
         super().__init__()
         self.config = config
         self.grid = Grid(config.depth, config.rows, config.groups)
         self.denoiser = UNet(config.network, conditions=int(config.condition != "none"))
-        self.register_buffer("cell_mean", torch.zeros(CELL_SIZE))
-        self.register_buffer("cell_std", torch.ones(CELL_SIZE))
 
     def fit(self, structures: StructureSet) -> None:
         """Learn the spread of the cells."""
         super().fit(structures)
-        vectors = cell_to_vector(torch.from_numpy(structures.cells.astype(np.float64)))
-        self.cell_mean.copy_(vectors.mean(0))
-        self.cell_std.copy_(vectors.std(0, unbiased=False).clamp(min=1e-3))
+        self.fit_cells(cell_to_vector(torch.from_numpy(structures.cells.astype(np.float64))))
 
     def positions(self, sites: int) -> int:  # noqa: ARG002
         """The whole grid, whatever the crystal."""
@@ -85,17 +78,12 @@ class GridModel(CrystalModel):
         rotations become in fractional coordinates.
         """
         device, count = batch.numbers.device, len(batch)
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, device=device)
-
-        order = uniform(*batch.numbers.shape).argsort(1)
+        order = torch.rand(batch.numbers.shape, generator=generator, device=device).argsort(1)
         numbers = batch.numbers.gather(1, order)
         coords = batch.frac_coords.gather(1, order.unsqueeze(-1).expand_as(batch.frac_coords))
-        mirror = 1 - 2 * (uniform(count, 1, 1) < 0.5).float()
-        tensor = self.grid.encode(_sites(numbers, (mirror * coords + uniform(count, 1, 3)) % 1.0), count)
+        tensor = self.grid.encode(_sites(numbers, moved(coords, generator) % 1.0), count)
         cells = (cell_to_vector(batch.cells) - self.cell_mean) / self.cell_std
-        time = uniform(count)
+        time = torch.rand(count, generator=generator, device=device)
         noise = torch.randn(tensor.shape, generator=generator, device=device)
         cells_noise = torch.randn(cells.shape, generator=generator, device=device)
         known = drop_properties(self.standardised(batch.properties), self.config.drop_rate, generator)
@@ -161,11 +149,9 @@ class GridModel(CrystalModel):
 
         def denoise(x: Tensor, time: Tensor) -> Tensor:
             tensor, cells = x[:, :positions].view(-1, *self.grid.shape, 3), x[:, positions:]
-            asked = _joined(self.denoiser(tensor, cells, time, given, known))
-            if settings.guidance == 0.0:
-                return asked
-            free = _joined(self.denoiser(tensor, cells, time, given, torch.full_like(known, torch.nan)))
-            return guided(asked, free, settings.guidance)
+            return guided(
+                lambda asked: _joined(self.denoiser(tensor, cells, time, given, asked)), known, settings.guidance
+            )
 
         low, high = (torch.tensor([bound] * positions + [cell] * CELL_SIZE, device=device) for bound, cell in LIMITS)
         x = SAMPLERS[name](bounded(denoise, low, high), draw(), steps=settings.steps or self.default_steps, draw=draw)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unimat_search.records import first_line
 from unimat_search.unimat.batches import Batch
+from unimat_search.unimat.cell import CELL_SIZE
 from unimat_search.unimat.elements import MAX_ATOMIC_NUMBER, CompositionKey, composition_key
 from unimat_search.unimat.structures import PROPERTIES, StructureSet
 
@@ -69,6 +71,8 @@ class CrystalModel(nn.Module, ABC):
 
     properties_mean: Tensor
     properties_std: Tensor
+    cell_mean: Tensor
+    cell_std: Tensor
     seen_elements: Tensor
     composition_sizes: Tensor
     composition_numbers: Tensor
@@ -80,6 +84,8 @@ class CrystalModel(nn.Module, ABC):
         self.register_buffer("composition_numbers", torch.zeros(0, dtype=torch.uint8))
         self.register_buffer("properties_mean", torch.zeros(len(PROPERTIES)))
         self.register_buffer("properties_std", torch.ones(len(PROPERTIES)))
+        self.register_buffer("cell_mean", torch.zeros(CELL_SIZE))
+        self.register_buffer("cell_std", torch.ones(CELL_SIZE))
 
     def fit(self, structures: StructureSet) -> None:
         """Learn the scales of the data, its elements and its compositions before training."""
@@ -91,17 +97,23 @@ class CrystalModel(nn.Module, ABC):
             self.properties_mean[column] = float(known.mean()) if len(known) else 0.0
             self.properties_std[column] = float(known.std()) if len(known) else 0.0
 
+    def fit_cells(self, vectors: Tensor) -> None:
+        """Learn the spread of the cells. (m, 6)."""
+        self.cell_mean.copy_(vectors.mean(0))
+        self.cell_std.copy_(vectors.std(0, unbiased=False).clamp(min=1e-3))
+
     def compositions(self, streams: Streams) -> list[Tensor]:
         """Atomic numbers (n,) drawn from the compositions of the training data, one for each stream."""
-        ends = self.composition_sizes.long().cumsum(0)
-        rows = [int(generator.integers(len(ends))) for generator in streams.generators]
-        sizes = self.composition_sizes.long()
-        return [self.composition_numbers[ends[row] - sizes[row] : ends[row]].long() for row in rows]
+        parts = self._compositions()
+        return [parts[int(generator.integers(len(parts)))].long() for generator in streams.generators]
 
     def seen_compositions(self) -> frozenset[CompositionKey]:
         """The reduced compositions of the training data."""
-        parts = torch.split(self.composition_numbers, self.composition_sizes.tolist())
-        return frozenset(composition_key(part.tolist()) for part in parts)
+        return frozenset(composition_key(part.tolist()) for part in self._compositions())
+
+    def _compositions(self) -> tuple[Tensor, ...]:
+        parts: tuple[Tensor, ...] = torch.split(self.composition_numbers, self.composition_sizes.tolist())
+        return parts
 
     def standardised(self, properties: Tensor) -> Tensor:
         """Properties in the denoiser's units; NaN of those that the training data said nothing of. (b, 2)."""
@@ -150,9 +162,25 @@ def drop_properties(properties: Tensor, rate: float, generator: torch.Generator)
     return properties.masked_fill(some | every.unsqueeze(-1), torch.nan)
 
 
-def guided(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
-    """Classifier-free guidance, (1 + w) eps(x, c, aux) - w eps(x, c) (arXiv:2311.09235, section 2.3)."""
-    return (1 + weight) * conditional - weight * unconditional
+def guided(predict: Callable[[Tensor], Tensor], known: Tensor, weight: float) -> Tensor:
+    """Classifier-free guidance, (1 + w) eps(x, c, aux) - w eps(x, c) (arXiv:2311.09235, section 2.3).
+
+    Args:
+        predict: The denoiser's answer, given the properties.
+        known: The properties asked for. (b, 2)
+        weight: w.
+    """
+    asked = predict(known)
+    if weight == 0.0:
+        return asked
+    return (1 + weight) * asked - weight * predict(torch.full_like(known, torch.nan))
+
+
+def moved(frac_coords: Tensor, generator: torch.Generator) -> Tensor:
+    """Crystals shifted at random and inverted half of the time, not wrapped. (b, n, 3) -> (b, n, 3)."""
+    count, device = len(frac_coords), frac_coords.device
+    mirror = 1 - 2 * (torch.rand(count, 1, 1, generator=generator, device=device) < 0.5).float()
+    return mirror * frac_coords + torch.rand(count, 1, 3, generator=generator, device=device)
 
 
 def usable_device(name: str) -> torch.device:
@@ -165,7 +193,7 @@ def usable_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"the device {name!r} can't be used ({str(error).splitlines()[0]}); use cpu") from error
+        raise ValueError(f"the device {name!r} can't be used ({first_line(error)}); use cpu") from error
     return device
 
 

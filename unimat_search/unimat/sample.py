@@ -14,7 +14,7 @@ from torch import Tensor
 from unimat_search.records import FailedAttempt
 from unimat_search.seeds import candidate_stream
 from unimat_search.unimat.checkpoint import load_model
-from unimat_search.unimat.elements import SYMBOLS
+from unimat_search.unimat.elements import SYMBOLS, composition_numbers
 from unimat_search.unimat.grid_model import GridModel
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, usable_device
 
@@ -87,7 +87,7 @@ class UniMatGenerator:
 
     def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:
         """See `StructureGenerator.generate`; structure k does not depend on n beyond rounding."""
-        numbers = composition_numbers(composition)
+        numbers = torch.tensor(composition_numbers(composition))
         unseen = sorted({SYMBOLS[z] for z in numbers.tolist() if not self.model.seen_elements[z]})
         if unseen:
             yield from (FailedAttempt(f"the model has never seen {', '.join(unseen)}") for _ in range(n))
@@ -163,11 +163,6 @@ def sample_freely(model: CrystalModel, streams: Streams, settings: SampleSetting
             mine = sites.owner == owner
             made.append((sites.numbers[mine].cpu(), sites.frac_coords[mine].cpu(), cell.cpu()))
     return made
-
-
-def composition_numbers(composition: Composition) -> Tensor:
-    """Atomic numbers of a cell's sites, rising. (n,)."""
-    return torch.tensor(sorted(el.Z for el, amount in composition.items() for _ in range(round(amount))))
 
 
 def as_structure(sampled: Sampled) -> Structure | FailedAttempt:

@@ -15,7 +15,7 @@ from unimat_search.unimat.batches import Batch
 from unimat_search.unimat.cell import CELL_SIZE, cell_to_vector, vector_to_cell
 from unimat_search.unimat.elements import MAX_ATOMIC_NUMBER
 from unimat_search.unimat.grid import rank_among_like
-from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties, guided
+from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties, guided, moved
 from unimat_search.unimat.slots import MAX_COUNT, SlotConfig, SlotDenoiser
 from unimat_search.unimat.structures import StructureSet
 
@@ -44,16 +44,12 @@ class SlotModel(CrystalModel):
     default_haste = 15.0
 
     element_log_volumes: Tensor
-    cell_mean: Tensor
-    cell_std: Tensor
 
     def __init__(self, config: SlotModelConfig) -> None:
         super().__init__()
         self.config = config
         self.denoiser = SlotDenoiser(config.network)
         self.register_buffer("element_log_volumes", torch.zeros(MAX_ATOMIC_NUMBER + 1))
-        self.register_buffer("cell_mean", torch.zeros(CELL_SIZE))
-        self.register_buffer("cell_std", torch.ones(CELL_SIZE))
 
     def fit(self, structures: StructureSet) -> None:
         """Learn the volume of an atom of each element, and the spread of the cells around it."""
@@ -64,12 +60,9 @@ class SlotModel(CrystalModel):
         self.denoiser.largest_size.fill_(min(int(sizes.max()), MAX_COUNT))
         self.denoiser.largest_count.fill_(min(int(rank.max()) + 1, MAX_COUNT))
         vectors = cell_to_vector(torch.from_numpy(structures.cells.astype(np.float64)))
-        sites = torch.from_numpy(self.element_log_volumes.numpy()[structures.numbers]).double()
-        sums = torch.zeros(len(structures), dtype=torch.float64)
-        sums.index_add_(0, torch.repeat_interleave(torch.arange(len(structures)), sizes), sites)
-        vectors[:, 0] -= (sums / sizes + sizes.log()) / 3
-        self.cell_mean.copy_(vectors.mean(0))
-        self.cell_std.copy_(vectors.std(0, unbiased=False).clamp(min=1e-3))
+        usual = torch.from_numpy(usual_log_volumes(structures, self.element_log_volumes.numpy()))
+        vectors[:, 0] -= (usual + sizes.log()) / 3
+        self.fit_cells(vectors)
 
     def positions(self, sites: int) -> int:
         """Its sites."""
@@ -95,20 +88,15 @@ class SlotModel(CrystalModel):
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared errors of the velocities: of the coordinates (squared length, in cells) and of the cells."""
-        device, count = batch.numbers.device, len(batch)
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, device=device)
-
-        mirror = 1 - 2 * (uniform(count, 1, 1) < 0.5).float()
-        frac_coords = mirror * batch.frac_coords + uniform(count, 1, 3)
-        noise = uniform(*frac_coords.shape)
+        device = batch.numbers.device
+        frac_coords = moved(batch.frac_coords, generator)
+        noise = torch.rand(frac_coords.shape, generator=generator, device=device)
         if self.config.assign:
             noise = flow.assign(noise, frac_coords, batch.numbers)
         way = flow.without_drift(flow.shortest(frac_coords - noise))
         cells = self.encode_cells(batch.cells, batch.numbers)
         cells_noise = torch.randn(cells.shape, generator=generator, device=device)
-        time = uniform(count)
+        time = torch.rand(len(batch), generator=generator, device=device)
         known = drop_properties(self.standardised(batch.properties), self.config.drop_rate, generator)
         coords_velocity, cells_velocity = self.velocity(
             noise + time[:, None, None] * way, torch.lerp(cells_noise, cells, time[:, None]), time, batch.numbers, known
@@ -138,14 +126,12 @@ class SlotModel(CrystalModel):
         known = self.standardised(properties)
 
         def velocity(frac_coords: Tensor, cells: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-            asked = self.velocity(frac_coords, cells, time, numbers, known)
-            if settings.guidance == 0.0:
-                return asked
-            free = self.velocity(frac_coords, cells, time, numbers, torch.full_like(known, torch.nan))
-            return (
-                guided(asked[0], free[0], settings.guidance),
-                guided(asked[1], free[1], settings.guidance),
-            )
+            def predict(asked: Tensor) -> Tensor:
+                coords_velocity, cells_velocity = self.velocity(frac_coords, cells, time, numbers, asked)
+                return torch.cat([coords_velocity.flatten(1), cells_velocity], dim=-1)
+
+            both = guided(predict, known, settings.guidance)
+            return both[:, :-CELL_SIZE].view_as(frac_coords), both[:, -CELL_SIZE:]
 
         frac_coords, cells = flow.euler(
             velocity,
@@ -155,6 +141,12 @@ class SlotModel(CrystalModel):
             haste=self.default_haste if settings.haste is None else settings.haste,
         )
         return frac_coords, self.decode_cells(cells, numbers)
+
+
+def usual_log_volumes(structures: StructureSet, log_volumes: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Logarithm of the volume per atom that each composition usually has, angstrom^3. (119,) -> (m,)."""
+    sites = log_volumes[structures.numbers].astype(np.float64)
+    return np.asarray(np.add.reduceat(sites, structures.offsets[:-1]) / structures.num_sites)
 
 
 def fit_log_volumes(structures: StructureSet, *, cutoff: float = 0.8) -> NDArray[np.float32]:

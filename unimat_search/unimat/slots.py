@@ -18,7 +18,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from unimat_search.unimat.cell import CELL_SIZE
 from unimat_search.unimat.elements import GROUPS, MAX_ATOMIC_NUMBER, ROWS, table_position
+from unimat_search.unimat.flow import shortest, without_drift
 from unimat_search.unimat.structures import PROPERTIES
+from unimat_search.unimat.tables import at_least_one
 
 MAX_COUNT = 64
 """Atoms that the tables of sizes and counts have room for."""
@@ -47,9 +49,7 @@ class SlotConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "heads", "frequencies", "distances"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.network.{name} must be at least 1, got {getattr(self, name)}")
+        at_least_one(self, "width", "layers", "heads", "frequencies", "distances", where="model.network")
         if self.width % self.heads:
             raise ValueError(f"model.network.width must be a multiple of heads ({self.heads}), got {self.width}")
 
@@ -116,15 +116,14 @@ class SlotDenoiser(nn.Module):
         if torch.is_autocast_enabled(pairs.device.type):
             pairs = pairs.to(torch.get_autocast_dtype(pairs.device.type))  # once for all blocks
         tokens = self.tokens(numbers)  # (b, n, width)
-        given = torch.cat([known.nan_to_num(), (~known.isnan()).float()], dim=-1)
         size = torch.full_like(numbers[:, 0], numbers.shape[1]).clamp(max=self.largest_size)
-        condition = self.time(time_features(time)) + self.cell(cell) + self.known(given) + self.size(size)  # (b, width)
+        known = property_features(known)
+        condition = self.time(time_features(time)) + self.cell(cell) + self.known(known) + self.size(size)  # (b, width)
         condition = F.silu(condition + tokens.mean(1))
         for block in self.blocks:
             tokens = block(tokens, pairs, condition)
         tokens = self.norm(tokens)
-        coords = self.to_coords(tokens)
-        coords = coords - coords.mean(1, keepdim=True)
+        coords = without_drift(self.to_coords(tokens))
         return coords.float(), self.to_cell(torch.cat([tokens.mean(1), condition], dim=-1)).float()
 
     def tokens(self, numbers: Tensor) -> Tensor:
@@ -182,6 +181,11 @@ class SlotBlock(nn.Module):
         return answer
 
 
+def property_features(known: Tensor) -> Tensor:
+    """Properties with 0 for what is not known, and which ones are. (b, p) -> (b, 2 p)."""
+    return torch.cat([known.nan_to_num(), (~known.isnan()).float()], dim=-1)
+
+
 def time_features(time: Tensor, *, size: int = 64) -> Tensor:
     """Sines and cosines of the time at geometric frequencies. (b,) -> (b, size)."""
     frequencies = torch.exp(torch.linspace(0.0, math.log(200.0), size // 2, device=time.device, dtype=time.dtype))
@@ -217,9 +221,8 @@ def shortest_distances(differences: Tensor, cells: Tensor) -> Tensor:
     steps = torch.arange(-1, 2, device=cells.device, dtype=cells.dtype)
     images = torch.cartesian_prod(steps, steps, steps)  # (27, 3)
     n = differences.shape[1]
-    wrapped = differences - differences.round()
     with torch.autocast(cells.device.type, enabled=False):
-        cartesian = torch.einsum("bijx,bxy->bijy", wrapped, cells)  # (b, n, n, 3)
+        cartesian = torch.einsum("bijx,bxy->bijy", shortest(differences), cells)  # (b, n, n, 3)
         shifts = images @ cells  # (b, 27, 3)
         squares = (
             cartesian.square().sum(-1).unsqueeze(-1)

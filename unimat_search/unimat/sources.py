@@ -12,8 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from unimat_search.records import first_line
 from unimat_search.unimat.batches import by_size
-from unimat_search.unimat.elements import MAX_ATOMIC_NUMBER, SYMBOLS, CompositionKey, composition_key
+from unimat_search.unimat.elements import (
+    MAX_ATOMIC_NUMBER,
+    SYMBOLS,
+    CompositionKey,
+    composition_key,
+    composition_numbers,
+)
 from unimat_search.unimat.grid import rank_among_like
 from unimat_search.unimat.public import PUBLIC, fetch
 from unimat_search.unimat.slots import shortest_distances
@@ -109,7 +116,7 @@ def read_parquet(path: Path) -> Reading:
     try:
         table = pq.read_table(path).combine_chunks()
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} can't be read: {first_line(error)}") from error
     for name in ("numbers", "frac_coords", "cell"):
         if name not in table.column_names:
             raise ValueError(f"{path} has no column {name}; it needs numbers, frac_coords and cell")
@@ -259,12 +266,7 @@ def read_formulas(path: Path) -> frozenset[CompositionKey]:
         rows = list(csv.DictReader(file))
     if not rows or "reduced_formula" not in rows[0]:
         raise ValueError(f"{path} holds no formula in a column reduced_formula")
-    return frozenset(
-        composition_key(
-            el.Z for el, amount in Composition(row["reduced_formula"]).items() for _ in range(round(amount))
-        )
-        for row in rows
-    )
+    return frozenset(composition_key(composition_numbers(Composition(row["reduced_formula"]))) for row in rows)
 
 
 @dataclass(frozen=True)
@@ -351,8 +353,7 @@ def _read_files(path: Path) -> Reading:
                 continue
             pairs.extend((_row_name(file, name), structure) for name, structure in _quietly(read_file(file)))
         except Exception as error:
-            message = str(error).strip().splitlines() or [type(error).__name__]
-            bad.append(BadRow(file.name, f"can't be read: {message[0]}"))
+            bad.append(BadRow(file.name, f"can't be read: {first_line(error)}"))
     readings.append(_from_pairs(pairs))
     bad += [row for reading in readings for row in reading.bad]
     return Reading(concatenate([reading.structures for reading in readings]), tuple(bad))
@@ -383,7 +384,7 @@ def _read_csv(path: Path) -> Reading:
     try:
         table = table_csv.read_csv(path, parse_options=options)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} can't be read as CSV: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} can't be read as CSV: {first_line(error)}") from error
     if "cif" not in table.column_names:
         raise ValueError(f"{path} has no column cif")
     cifs = table.column("cif").to_pylist()
@@ -404,7 +405,7 @@ def _from_cif(text: str) -> Structure | str:
     try:
         return Structure.from_str(text, fmt="cif")
     except Exception as error:  # parsers raise anything
-        return f"can't be read: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+        return f"can't be read: {first_line(error)}"
 
 
 def _from_pairs(pairs: Iterable[tuple[str, Structure | str]], properties: NDArray[np.float32] | None = None) -> Reading:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -130,9 +131,7 @@ def split_by_composition(structures: StructureSet, count: int, *, seed: int) -> 
     """
     compositions = sorted(set(structures.keys))
     order = np.random.default_rng(seed).permutation(len(compositions))
-    sizes = dict.fromkeys(compositions, 0)
-    for key in structures.keys:
-        sizes[key] += 1
+    sizes = Counter(structures.keys)
     aside: set[CompositionKey] = set()
     total = 0
     for index in order:

@@ -9,6 +9,17 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 
 
+def at_least_one(settings: Any, *names: str, where: str) -> None:  # noqa: ANN401 - any dataclass
+    """Check counts.
+
+    Raises:
+        ValueError: If a setting is below 1; the message names it.
+    """
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{where}.{name} must be at least 1, got {getattr(settings, name)}")
+
+
 def from_table(kind: type[T], table: Mapping[str, Any], *, where: str = "") -> T:
     """A dataclass from a table of its fields, nested ones too.
 

@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unimat_search.records import first_line
 from unimat_search.unimat.batches import Batch, Batches
 from unimat_search.unimat.checkpoint import build, load, part, restore, save, save_model
 from unimat_search.unimat.model import CrystalModel, has_bf16, usable_device
 from unimat_search.unimat.optimizers import make_optimizers, optimizer_tensors, rate, restore_optimizers
 from unimat_search.unimat.structures import StructureSet
-from unimat_search.unimat.tables import from_table, to_table
+from unimat_search.unimat.tables import at_least_one, from_table, to_table
 from unimat_search.unimat.training_data import DataConfig, training_sets
 
 CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "log.csv"
@@ -72,9 +73,7 @@ class TrainingConfig:
     save_every: float = 300.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "sites", "accumulate", "log_every", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        at_least_one(self, "steps", "sites", "accumulate", "log_every", "validate_every", where="training")
         if self.precision not in ("auto", "bf16", "float32"):
             raise ValueError(f"training.precision must be auto, bf16 or float32, got {self.precision!r}")
         for name in ("lr", "clip"):
@@ -229,7 +228,7 @@ class Trainer:
             restore(self.ema, part(tensors, "ema"))
             restore_optimizers(self.optimizers, part(tensors, "optimizer"))
         except (RuntimeError, KeyError, ValueError, IndexError) as error:
-            raise ValueError(f"{path} is of another version: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"{path} is of another version: {first_line(error)}") from error
         self.step = int(header["step"])
 
 
@@ -326,35 +325,21 @@ def train_run(
     Raises:
         ValueError: If the settings or the data are wrong, or the checkpoint is of another model.
     """
-    with processes(device) as mine:
-        return _train(config_file, out, data_dir, steps, max_minutes, mine, score, watch, say)
-
-
-def _train(
-    config_file: Path,
-    out: Path,
-    data_dir: Path | None,
-    steps: int | None,
-    max_minutes: float,
-    device: str,
-    score: Score | None,
-    watch: Callable[[dict[str, float]], None] | None,
-    say: Callable[[str], None],
-) -> bool:
     if int(os.environ.get("RANK", "0")):
         say, watch = _nothing, None
     config = read_config(config_file)
     if steps:
         config = replace(config, training=replace(config.training, steps=steps))
-    train, validation = training_sets(config.data, data_dir, seed=config.training.seed)
-    say(f"{len(train)} structures to train on, {len(validation)} set aside; sha256 {train.sha256[:16]}")
-    trainer = Trainer(config, train, device=device)
-    if (out / CHECKPOINT).exists():
-        trainer.restore(out / CHECKPOINT)
-        say(f"going on at step {trainer.step}")
-    finished = run(trainer, validation, out, max_minutes=max_minutes, score=score, say=say, watch=watch)
-    if trainer.rank == 0:
-        export(trainer, out / MODEL, {"data_sha256": train.sha256, "structures": len(train)})
+    with processes(device) as mine:
+        train, validation = training_sets(config.data, data_dir, seed=config.training.seed)
+        say(f"{len(train)} structures to train on, {len(validation)} set aside; sha256 {train.sha256[:16]}")
+        trainer = Trainer(config, train, device=mine)
+        if (out / CHECKPOINT).exists():
+            trainer.restore(out / CHECKPOINT)
+            say(f"going on at step {trainer.step}")
+        finished = run(trainer, validation, out, max_minutes=max_minutes, score=score, say=say, watch=watch)
+        if trainer.rank == 0:
+            export(trainer, out / MODEL, {"data_sha256": train.sha256, "structures": len(train)})
     return finished
 
 

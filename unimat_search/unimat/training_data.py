@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from unimat_search.unimat.elements import CompositionKey
-from unimat_search.unimat.slot_model import fit_log_volumes
+from unimat_search.unimat.slot_model import fit_log_volumes, usual_log_volumes
 from unimat_search.unimat.sources import find_data, read_formulas, read_source
 from unimat_search.unimat.structures import StructureSet, concatenate, split_by_composition
 
@@ -63,6 +63,5 @@ def compact(structures: StructureSet, largest: float) -> StructureSet:
     """The structures of at most `largest` times the volume that their composition usually has."""
     if not len(structures) or math.isinf(largest):
         return structures
-    usual = fit_log_volumes(structures)[structures.numbers]
-    means = np.add.reduceat(usual, structures.offsets[:-1]) / structures.num_sites
-    return structures.take(np.flatnonzero(np.log(structures.volumes_per_atom) - means < math.log(largest)))
+    usual = usual_log_volumes(structures, fit_log_volumes(structures))
+    return structures.take(np.flatnonzero(np.log(structures.volumes_per_atom) - usual < math.log(largest)))

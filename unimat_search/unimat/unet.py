@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from unimat_search.unimat.cell import CELL_SIZE
-from unimat_search.unimat.slots import time_features
+from unimat_search.unimat.slots import property_features, time_features
 from unimat_search.unimat.structures import PROPERTIES
+from unimat_search.unimat.tables import at_least_one
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,7 @@ class UNetConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("width", "blocks", "levels", "head"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.network.{name} must be at least 1, got {getattr(self, name)}")
+        at_least_one(self, "width", "blocks", "levels", "head", where="model.network")
         if self.width % 8 or self.width % min(self.head, self.width):
             raise ValueError(f"model.network.width must be a multiple of 8 and of head ({self.head}), got {self.width}")
 
@@ -101,8 +100,9 @@ class UNet(nn.Module):
         Returns:
             (b, L, H, W, 3) and (b, 6)
         """
-        asked = torch.cat([known.nan_to_num(), (~known.isnan()).float()], dim=-1)
-        embedding = self.time(time_features(time)) + self.cell(cell) + self.known(asked)  # (b, embedding)
+        embedding = (
+            self.time(time_features(time)) + self.cell(cell) + self.known(property_features(known))
+        )  # (b, embedding)
         broadcast = cell[:, None, None, None, :].expand(*tensor.shape[:-1], CELL_SIZE)
         inputs = [tensor, broadcast] if given is None else [tensor, broadcast, given]
         x = self.enter(torch.cat(inputs, dim=-1).movedim(-1, 1))  # (b, width, L, H, W)
