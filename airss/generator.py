@@ -1,159 +1,140 @@
-"""Random sensible structures: a generator for the harness."""
+"""Random sensible structures of a composition: a generator for the harness."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from ase.data import atomic_numbers, covalent_radii
 from numpy.typing import NDArray
-from pymatgen.core import Composition, Lattice, Structure
+from pymatgen.core import Composition, Structure
 
-from unimat_search.airss.cell import expected_volume, random_lattice
-from unimat_search.airss.placement import Arrangement, place, random_arrangement
-from unimat_search.airss.symmetry import SpaceGroup, orders, sites, space_group
+from unimat_search.airss.candidates import Wish, build_structures
+from unimat_search.airss.knowledge import (
+    Expectation,
+    element_symbols,
+    expect_from_radii,
+    expect_from_structures,
+    expect_from_table,
+)
+from unimat_search.airss.settings import BuildSettings, parse_range, parse_whole_range
+from unimat_search.files import read_structures
 from unimat_search.records import FailedAttempt
 from unimat_search.seeds import candidate_stream
 
 FloatArray = NDArray[np.float64]
 
-SWELLING = 1.01
-"""Volume factor after each try that found no room."""
-
-MAX_PACKING = 0.4
-"""Part of the cell that spheres of the least distances may fill; random spheres jam at 0.64."""
-
-SHORTEST = 0.7
-"""Angstrom; no bond is shorter (H2: 0.74), whatever the radii say (helium's)."""
-
-MAX_DRAWS = 200
-"""Draws of a space group with fitting sites, or of a cell that is neither flat nor long."""
+BATCH = 16
+"""Structures that are built at once."""
 
 
 class RandomSearch:
-    """Random structures with a target volume, least distances and symmetry.
+    """Random structures in the manner of AIRSS.
 
-    A space group is drawn among those with the wanted number of operations, a cell that it allows is
-    scaled to a volume in the window, atoms are put on the group's sites and pushed apart until every pair
-    keeps its least distance. What finds no room is tried again, in slowly growing volume, `max_tries` times.
+    A space group is drawn among those with the wanted number of operations, then a cell that it allows, scaled to a
+    volume in the window; atoms are put on the group's sites and pushed apart until every pair keeps its separation.
+    What finds no room is drawn anew, with slowly growing slack.
 
     Args:
-        min_operations: Fewest symmetry operations of the primitive cell.
-        max_operations: Most symmetry operations.
-        min_volume: Lower end of the volume window, relative to the sum of the elements' volumes.
-        max_volume: Upper end.
-        separation: Least distance of two atoms, relative to the sum of their covalent radii; see
-            `least_distances`.
-        max_tries: Cells tried for one structure before it is given up.
+        operations: Symmetry operations of the primitive cell: a number, or a range `2-4`.
+        volume: Window of the cell's volume, relative to the expected one.
+        separation: Of each pair of elements, relative to the expected one; of a range, each pair of each structure gets
+            its own.
+        expect: Where volume and separations are expected from: "table" (of relaxed crystals, by likely charge) or
+            "radii" (covalent).
+        like: A file or folder of structures that they are taken from instead.
+        extra_sites: See `BuildSettings`; "any" for any number.
+        options: Other fields of `BuildSettings`.
 
     Raises:
-        ValueError: If a window is empty or a number is not positive.
+        ValueError: If an option is unknown or out of range.
     """
 
     def __init__(
         self,
         *,
-        min_operations: int = 1,
-        max_operations: int = 8,
-        min_volume: float = 0.9,
-        max_volume: float = 1.2,
-        separation: float = 0.8,
-        max_tries: int = 100,
+        operations: str | int = "2-4",
+        volume: str | float = "0.95-1.05",
+        separation: str | float = 0.9,
+        expect: str = "table",
+        like: str = "",
+        slack_growth: float = 0.01,
+        extra_sites: str | int = 0,
+        rank: str | int = "1-230",
+        **options: Any,  # noqa: ANN401 - checked below
     ) -> None:
-        if not 1 <= min_operations <= max_operations:
-            raise ValueError(f"min_operations {min_operations} to max_operations {max_operations} is no range from 1")
-        if not 0 < min_volume <= max_volume:
-            raise ValueError(f"min_volume {min_volume} to max_volume {max_volume} is no positive range")
-        if not 0 < separation < 2:
-            raise ValueError(f"separation must lie between 0 and 2 times the covalent radii, got {separation}")
-        if max_tries < 1:
-            raise ValueError(f"max_tries must be 1 or more, got {max_tries}")
-        self.operations = (min_operations, max_operations)
-        self.volume_window = (min_volume, max_volume)
-        self.separation = separation
-        self.max_tries = max_tries
-        self.groups = [n for n, order in orders().items() if min_operations <= order <= max_operations]
-        if not self.groups:
-            raise ValueError(f"no space group has {min_operations} to {max_operations} operations")
+        self.settings = BuildSettings(
+            operations=parse_whole_range(operations),
+            rank=(1, rank) if isinstance(rank, int) else parse_whole_range(rank),
+            extra_sites=None if extra_sites == "any" else _whole("extra_sites", extra_sites),
+            slack_growth=slack_growth,
+        )
+        self.settings = replace(self.settings, **_known(options))
+        self.settings.space_groups()
+        self.volume = _positive("volume", volume)
+        self.separation = _positive("separation", separation)
+        self._expect = _expectation(expect, like)
 
     def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:
         """See `unimat_search.protocol.StructureGenerator.generate`; structure k does not depend on n."""
-        symbols = sorted(el.symbol for el in composition.elements)
+        symbols = element_symbols(composition)
         counts = [int(composition[symbol]) for symbol in symbols]
-        for index in range(n):
-            yield self._structure(symbols, counts, candidate_stream(seed, composition, index))
+        expected = self._expect(composition)
+        for start in range(0, n, BATCH):
+            streams = (candidate_stream(seed, composition, index) for index in range(start, min(start + BATCH, n)))
+            wishes = [self._wish(rng, expected) for rng in streams]
+            yield from build_structures(symbols, counts, wishes, self.settings)
 
-    def least_distances(self, composition: Composition, volume: float) -> FloatArray:
-        """Least distance of each pair of elements, angstrom, shape (n, n), elements in alphabetical order.
-
-        They are lowered together where spheres of these diameters would fill more than `MAX_PACKING` of the
-        cell: metals are far denser than their covalent radii allow.
-
-        Args:
-            composition: Of the whole cell.
-            volume: Of the cell, cubic angstrom.
-        """
-        symbols = sorted(el.symbol for el in composition.elements)
-        distances = np.maximum(self.separation * pair_radii(symbols), SHORTEST)
-        counts = np.array([composition[symbol] for symbol in symbols])
-        filled = float((counts * math.pi / 6 * distances.diagonal() ** 3).sum()) / volume
-        return np.asarray(distances * min(1.0, (MAX_PACKING / filled) ** (1 / 3)))
-
-    def _structure(
-        self, symbols: Sequence[str], counts: Sequence[int], rng: np.random.Generator
-    ) -> Structure | FailedAttempt:
-        composition = Composition(dict(zip(symbols, counts, strict=True)))
-        volume = expected_volume(composition) * rng.uniform(*self.volume_window)
-        distances = self.least_distances(composition, volume)
-        for _ in range(self.max_tries):
-            drawn = self._draw_symmetry(counts, rng)
-            if drawn is None:
-                return FailedAttempt(
-                    f"no space group drawn has sites for {composition.formula}; allow other operations"
-                )
-            group, arrangement = drawn
-            lattice = _draw_lattice(group, volume, rng)
-            placed = None if lattice is None else place(group, arrangement, lattice, distances, rng)
-            if lattice is not None and placed:
-                return _to_structure(symbols, lattice, *placed)
-            volume *= SWELLING
-        low, high = self.operations
-        return FailedAttempt(
-            f"no room for {sum(counts)} atoms with {low} to {high} symmetry operations in {self.max_tries} tries"
-        )
-
-    def _draw_symmetry(self, counts: Sequence[int], rng: np.random.Generator) -> tuple[SpaceGroup, Arrangement] | None:
-        """A space group with sites for all atoms; None if none was found."""
-        for _ in range(MAX_DRAWS):
-            number = int(rng.choice(self.groups))
-            arrangement = random_arrangement(sites(number), counts, rng)
-            if arrangement:
-                return space_group(number), arrangement
-        return None
+    def _wish(self, rng: np.random.Generator, expected: Expectation) -> Wish:
+        volume = rng.uniform(*self.volume) * expected.volume
+        factors = np.triu(rng.uniform(*self.separation, expected.separations.shape))
+        factors = factors + np.triu(factors, 1).T
+        return Wish(rng, (volume, volume), factors * expected.separations)
 
 
-def _draw_lattice(group: SpaceGroup, volume: float, rng: np.random.Generator) -> FloatArray | None:
-    draws = (random_lattice(group, volume, rng) for _ in range(MAX_DRAWS))
-    return next((lattice for lattice in draws if lattice is not None), None)
+def standard(**options: Any) -> RandomSearch:  # noqa: ANN401
+    """As practitioners run it: 2 to 4 operations, a narrow volume window, separations of known crystals."""
+    return RandomSearch(**options)
 
 
-def _to_structure(
-    symbols: Sequence[str], lattice: FloatArray, coords: FloatArray, species: NDArray[np.int_]
-) -> Structure:
-    """Atoms sorted by element in the reduced, right-handed cell."""
-    order = np.argsort(species, kind="stable")
-    reduced = Lattice(lattice).get_lll_reduced_lattice().matrix
-    return Structure(
-        reduced * np.sign(np.linalg.det(reduced)),
-        [symbols[i] for i in species[order]],
-        coords[order] @ lattice,
-        coords_are_cartesian=True,
-        to_unit_cell=True,
-    )
+def paper(**options: Any) -> RandomSearch:  # noqa: ANN401
+    """Random search as in GNoME and UniMat, as far as their texts tell (Merchant et al., Nature 624, 80, Methods).
+
+    Volumes of 0.4 to 1.2 times an estimate from atomic radii, here cubes of the covalent diameters; soft spheres, here
+    of covalent diameters that shrink until they find room; 2 to 4 operations.
+    """
+    return RandomSearch(**{"volume": "0.4-1.2", "expect": "radii", "separation": 1.0, **options})
 
 
-def pair_radii(symbols: Sequence[str]) -> FloatArray:
-    """Sums of covalent radii (Cordero et al. 2008, as ASE has them), angstrom, shape (n, n)."""
-    radii = np.array([covalent_radii[atomic_numbers[symbol]] for symbol in symbols])
-    return np.asarray(radii[:, None] + radii)
+def _expectation(expect: str, like: str) -> Callable[[Composition], Expectation]:
+    if like:
+        structures = [structure for _, structure in read_structures(Path(like))]
+        return lambda composition: expect_from_structures(composition, structures)
+    sources = {"table": expect_from_table, "radii": expect_from_radii}
+    if expect not in sources:
+        raise ValueError(f"expect must be {' or '.join(sources)}, got {expect!r}")
+    return sources[expect]
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    names = [f.name for f in fields(BuildSettings)]
+    for name in options:
+        if name not in names:
+            raise ValueError(f"unknown option {name!r}; there are separation, volume, expect, like, {', '.join(names)}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+
+
+def _positive(name: str, value: str | float) -> tuple[float, float]:
+    low, high = parse_range(value)
+    if not low > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+    return low, high
+
+
+def _whole(name: str, value: str | int) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a whole number or any, got {value!r}") from error

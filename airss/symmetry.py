@@ -6,11 +6,12 @@ Column vectors throughout: an operation maps fractional coordinates x to W x + w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import spglib
@@ -128,6 +129,66 @@ def find_site_points(number: int) -> list[FloatArray]:
                 fruitless = 0
     found.sort(key=lambda pair: pair[1].multiplicity)
     return [*(_wrapped(point) for point, _ in found), rng.random(3)]
+
+
+class GroupTable(NamedTuple):
+    """Space groups and their sites as flat arrays, for compiled code. m groups, p operations and s sites in all.
+
+    Attributes:
+        numbers: Of each group. (m,)
+        first_operation: Where each group's operations start. (m + 1,)
+        rotations: (p, 3, 3)
+        translations: (p, 3)
+        centring: Row vectors of the primitive cell in the conventional one. (m, 3, 3)
+        uncentring: The inverses. (m, 3, 3)
+        first_site: Where each group's sites start. (m + 1,)
+        multiplicity: (s,)
+        is_point: (s,)
+        origin: (s, 3)
+        projector: (s, 3, 3)
+        first_image: Where the operations that give each atom of a site once start in `images`. (s + 1,)
+        images: Numbers of operations, from the group's first one on.
+    """
+
+    numbers: IntArray
+    first_operation: IntArray
+    rotations: FloatArray
+    translations: FloatArray
+    centring: FloatArray
+    uncentring: FloatArray
+    first_site: IntArray
+    multiplicity: IntArray
+    is_point: NDArray[np.bool_]
+    origin: FloatArray
+    projector: FloatArray
+    first_image: IntArray
+    images: IntArray
+
+
+@lru_cache(maxsize=64)
+def group_table(numbers: tuple[int, ...]) -> GroupTable:
+    """Some space groups as a table."""
+    groups = [space_group(number) for number in numbers]
+    all_sites = [site for number in numbers for site in sites(number)]
+
+    def starts(lengths: Iterable[int]) -> IntArray:
+        return np.cumsum([0, *lengths]).astype(np.int64)
+
+    return GroupTable(
+        numbers=np.array(numbers, dtype=np.int64),
+        first_operation=starts(group.order for group in groups),
+        rotations=np.concatenate([group.rotations for group in groups]).astype(float),
+        translations=np.concatenate([group.translations for group in groups]),
+        centring=np.array([group.centring for group in groups]),
+        uncentring=np.array([np.linalg.inv(group.centring) for group in groups]),
+        first_site=starts(len(sites(number)) for number in numbers),
+        multiplicity=np.array([site.multiplicity for site in all_sites], dtype=np.int64),
+        is_point=np.array([site.is_point for site in all_sites]),
+        origin=np.array([site.origin for site in all_sites]),
+        projector=np.array([site.projector for site in all_sites]),
+        first_image=starts(site.multiplicity for site in all_sites),
+        images=np.concatenate([site.operations for site in all_sites]).astype(np.int64),
+    )
 
 
 @lru_cache(maxsize=1)

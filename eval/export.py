@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pymatgen.core import Structure
 
+from unimat_search.eval.relax import EV_PER_CUBIC_ANGSTROM
 from unimat_search.records import Record
+from unimat_search.res import ResEntry, space_group_symbol, to_res
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+Writer = Callable[[Sequence[Record], Path], None]
 
 SCALARS = (
     "key",
@@ -38,15 +42,16 @@ SCALARS = (
 """Columns of a record that every format which has room for them carries."""
 
 
-def export_records(records: Iterable[Record], target: str, path: Path) -> int:
+def export_records(records: Iterable[Record], target: str, path: Path, *, pressure: float = 0.0) -> int:
     """Write records to a file (extxyz, parquet, ase-db) or a folder (cif, res).
 
     The geometry is the final structure; records without one are in the parquet file only.
 
     Args:
         records: With their structures.
-        target: A key of `WRITERS`.
+        target: A key of `WRITERS`, or "res".
         path: File or folder, which must not exist.
+        pressure: That the structures were relaxed under, GPa.
 
     Returns:
         How many records were written.
@@ -60,7 +65,8 @@ def export_records(records: Iterable[Record], target: str, path: Path) -> int:
     if target != "parquet":
         rows = [record for record in rows if record.final_structure is not None]
     path.parent.mkdir(parents=True, exist_ok=True)
-    WRITERS[target](rows, path)
+    writers: dict[str, Writer] = {**WRITERS, "res": partial(_write_res, pressure=pressure)}
+    writers[target](rows, path)
     return len(rows)
 
 
@@ -81,44 +87,23 @@ def file_name(text: str) -> str:
     return name if len(name) <= 120 else f"{name[:110]}-{zlib.crc32(text.encode()):08x}"
 
 
-def to_res(record: Record) -> str:
-    """A record in AIRSS's `.res` format (SHELX with AIRSS's TITL line), as its `cryan` reads it.
+def res_entry(record: Record, pressure: float = 0.0) -> ResEntry:
+    """A record for AIRSS's ranking: its enthalpy at a pressure (GPa), and its space group.
 
-    TITL: name, pressure (GPa), volume (cubic angstrom), enthalpy (eV), spin, absolute spin, number of
-    atoms, space group, `n - copies`.
+    Raises:
+        ValueError: If it has no final structure or no energy.
     """
     structure = _final(record)
-    lattice, symbols = structure.lattice, sorted({site.specie.symbol for site in structure})
-    energy = record.energy
-    if energy is None:
+    if record.energy is None:
         raise ValueError(f"{record.key} has no energy")
-    lines = [
-        f"TITL {file_name(record.key)} 0.00 {lattice.volume:.6f} {energy:.8f} 0.00 0.00 {len(structure)} "
-        f"({space_group_symbol(structure)}) n - 1",
-        f"REM generator {record.generator} seed {record.seed} index {record.index} outcome {record.outcome}",
-        "CELL 1.54180 " + " ".join(f"{value:.8f}" for value in (*lattice.abc, *lattice.angles)),
-        "LATT -1",
-        "SFAC " + " ".join(symbols),
-    ]
-    for symbol in symbols:
-        for site in structure:
-            if site.specie.symbol == symbol:
-                x, y, z = site.frac_coords
-                lines.append(f"{symbol:<4} {symbols.index(symbol) + 1} {x:.12f} {y:.12f} {z:.12f} 1.0")
-    return "\n".join([*lines, "END", ""])
-
-
-def space_group_symbol(structure: Structure, symprec: float = 0.01) -> str:
-    """International short symbol; "P1" if none can be found. `symprec` in angstrom."""
-    import spglib
-
-    numbers = [site.specie.Z for site in structure]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset = spglib.get_symmetry_dataset(
-            (structure.lattice.matrix, structure.frac_coords, numbers), symprec=symprec
-        )
-    return str(dataset.international) if dataset else "P1"
+    return ResEntry(
+        name=file_name(record.key),
+        structure=structure,
+        pressure=pressure,
+        enthalpy=record.energy + pressure * structure.volume / EV_PER_CUBIC_ANGSTROM,
+        space_group=space_group_symbol(structure),
+        remarks=(f"generator {record.generator} seed {record.seed} index {record.index} outcome {record.outcome}",),
+    )
 
 
 def _final(record: Record) -> Structure:
@@ -175,11 +160,11 @@ def _write_cifs(records: Sequence[Record], path: Path) -> None:
         _write_cif(record, path / f"{file_name(record.key)}.cif")
 
 
-def _write_res(records: Sequence[Record], path: Path) -> None:
-    """Only what converged: whoever ranks these files ranks by the energy that they state."""
+def _write_res(records: Sequence[Record], path: Path, pressure: float) -> None:
+    """Only what converged: whoever ranks these files ranks by the enthalpy that they state."""
     path.mkdir()
     for record in filter(lambda record: record.converged, records):
-        (path / f"{file_name(record.key)}.res").write_text(to_res(record), encoding="utf-8")
+        (path / f"{file_name(record.key)}.res").write_text(to_res(res_entry(record, pressure)), encoding="utf-8")
 
 
 def _write_parquet(records: Sequence[Record], path: Path) -> None:
@@ -213,11 +198,10 @@ def _write_ase_db(records: Sequence[Record], path: Path) -> None:
             database.write(_atoms(record), key_value_pairs=plain, data=data)
 
 
-WRITERS: dict[str, Callable[[Sequence[Record], Path], None]] = {
+WRITERS: dict[str, Writer] = {
     "extxyz": _write_extxyz,
     "cif": _write_cifs,
     "parquet": _write_parquet,
     "ase-db": _write_ase_db,
-    "res": _write_res,
 }
 """Writers by the name that `export --to` takes."""

@@ -100,7 +100,7 @@ def compare(fmt: str, out: Path | None, resume: bool, overwrite: bool, workers: 
 def export(run: Path, target: str, out: Path | None, converged: bool) -> None:
     """Write a run's structures for other tools."""
     with clear_errors():
-        from unimat_search.compare import RESULTS, RunError
+        from unimat_search.compare import RESULTS, RunError, read_settings
         from unimat_search.eval.export import export_records
         from unimat_search.store import Store
 
@@ -110,7 +110,8 @@ def export(run: Path, target: str, out: Path | None, converged: bool) -> None:
         out = out or run / f"export{suffix}"
         with Store(run / RESULTS, read_only=True) as store:
             rows = [r for r in store.records(structures=True) if r.converged or not converged]
-        click.echo(f"{export_records(rows, target, out)} structures in {out}")
+        count = export_records(rows, target, out, pressure=read_settings(run).relax.pressure)
+        click.echo(f"{count} structures in {out}")
 
 
 @main.group()

@@ -1,4 +1,4 @@
-"""Structures from the files that people have: CIF, extxyz, POSCAR, parquet, or a folder of these."""
+"""Structures from the files that people have: CIF, extxyz, POSCAR, parquet, .res, or a folder of these."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from unimat_search.records import first_line
 if TYPE_CHECKING:
     from ase import Atoms
 
-SUFFIXES = (".cif", ".extxyz", ".xyz", ".vasp", ".poscar", ".parquet")
-ACCEPTED = "CIF, extxyz, POSCAR (.vasp, POSCAR*, CONTCAR*), parquet, or a folder of these"
+SUFFIXES = (".cif", ".extxyz", ".xyz", ".vasp", ".poscar", ".parquet", ".res")
+ACCEPTED = "CIF, extxyz, POSCAR (.vasp, POSCAR*, CONTCAR*), parquet, .res, or a folder of these"
 
 ElementSet = frozenset[str]
 
@@ -80,6 +80,10 @@ def read_file(file: Path, element_sets: Collection[ElementSet] | None = None) ->
             structures = CifParser(file).parse_structures(primitive=False)
             for index, structure in enumerate(structures):
                 yield file.stem if len(structures) == 1 else f"{file.stem}-{index}", structure
+        case ".res":
+            from unimat_search.res import read_res
+
+            yield from ((entry.name, entry.structure) for entry in read_res(file))
         case _:
             yield file.name, Structure.from_str(file.read_text(encoding="utf-8"), fmt="poscar")
 

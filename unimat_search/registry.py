@@ -1,7 +1,7 @@
 """Generators and relaxers by name: entry points, or `package.module:attribute` for what is not packaged.
 
 A specification is `NAME[,key=value,...]`: the options go to the factory as keyword arguments, values read
-as TOML (`max_operations=1`, `model="r2scan"`), and as plain text where they are no TOML.
+as TOML (`patience=50`, `model="r2scan"`), and as plain text where they are no TOML.
 """
 
 from __future__ import annotations

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("unimat-search", "torch", "chgnet", "pymatgen", "ase", "numpy", "scipy", "spglib", "joblib", "pyxtal")
+PACKAGES = (
+    "unimat-search",
+    "torch",
+    "chgnet",
+    "pymatgen",
+    "ase",
+    "numba",
+    "numpy",
+    "scipy",
+    "spglib",
+    "joblib",
+    "pyxtal",
+)
 
 
 def versions() -> dict[str, str]:

@@ -7,10 +7,11 @@ from ase import Atoms
 from ase.io import write
 from pymatgen.core import Lattice, Structure
 
-from unimat_search.eval.export import to_res
+from unimat_search.eval.export import res_entry
 from unimat_search.eval.match import best_match, read_known
 from unimat_search.files import read_structures
 from unimat_search.records import MatchSettings, Outcome, Record
+from unimat_search.res import to_res
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
 IRON = Structure(Lattice.cubic(2.8), ["Fe", "Fe"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
@@ -93,7 +94,7 @@ def test_res_files_are_read_by_others(tmp_path: Path) -> None:
     record = Record("airss/Cl4Na4/0/3", "airss", "NaCl", 4, "Cl4 Na4", 0, 3, SALT, True,
                     outcome=Outcome.CONVERGED, final_structure=SALT, energy=-27.25)  # fmt: skip
     path = tmp_path / "salt.res"
-    path.write_text(to_res(record))
+    path.write_text(to_res(res_entry(record)))
     provider = AirssProvider.from_file(str(path), "strict")
     assert provider.energy == pytest.approx(-27.25)
     assert provider.pressure == 0

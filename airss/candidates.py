@@ -1,0 +1,176 @@
+"""Random structures of one cell composition, many at once: settings and wishes into arrays, arrays into structures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Composition, Lattice, Structure
+
+from unimat_search.airss.build import Built, Plan, Room, Wanted, build, make_room
+from unimat_search.airss.compiled import random_state
+from unimat_search.airss.occupation import occupations
+from unimat_search.airss.settings import BuildSettings
+from unimat_search.airss.symmetry import group_table
+from unimat_search.records import FailedAttempt
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What one structure is to be like.
+
+    Attributes:
+        rng: Its source of randomness.
+        volumes: Smallest and largest volume of the cell, cubic angstrom.
+        separations: Least distance of each pair of elements, angstrom; 0 for none. (e, e)
+    """
+
+    rng: np.random.Generator
+    volumes: tuple[float, float]
+    separations: FloatArray
+
+
+@dataclass(frozen=True)
+class Template:
+    """A cell and atoms that structures start from, in P1.
+
+    Attributes:
+        lattice: Row vectors, angstrom. (3, 3)
+        placed: Which atoms start at a given point; the others start anywhere. (n,)
+        movable: Which atoms overlaps move. (n,)
+    """
+
+    lattice: FloatArray
+    placed: NDArray[np.bool_]
+    movable: NDArray[np.bool_]
+
+
+def build_structures(
+    symbols: Sequence[str],
+    counts: Sequence[int],
+    wishes: Sequence[Wish],
+    settings: BuildSettings,
+) -> list[Structure | FailedAttempt]:
+    """A structure for each wish, or why there is none; they do not depend on each other.
+
+    Args:
+        symbols: Of the elements.
+        counts: Atoms of each in the cell.
+        wishes: One for each structure, with separations in the order of `symbols`.
+        settings: How they are built.
+    """
+    kept = 0.0 if settings.slack_growth else 1 - settings.slack
+    problems = [packing_problem(symbols, counts, wish, kept) for wish in wishes]
+    plan = make_plan(tuple(counts), settings)
+    if plan is None:
+        reason = f"no space group has sites for {_formula(symbols, counts)} with {settings.describe() or 'P1'}"
+        return [FailedAttempt(problem or reason) for problem in problems]
+    possible = [wish for wish, problem in zip(wishes, problems, strict=True) if not problem]
+    built = build_arrays(plan, possible)
+    results = iter(
+        _structure(symbols, lattice, coords, species)
+        if group >= 0
+        else FailedAttempt(f"no room for {_formula(symbols, counts)} in {work:.1e} pairs of atoms looked at")
+        for group, lattice, coords, species, work in zip(
+            built.groups, built.lattices, built.coords, built.species, built.work, strict=True
+        )
+    )
+    return [FailedAttempt(problem) if problem else next(results) for problem in problems]
+
+
+def build_arrays(plan: Plan, wishes: Sequence[Wish]) -> Built:
+    """The compiled builder on a batch of wishes."""
+    b, n = len(wishes), len(plan.species)
+    elements = int(plan.species.max()) + 1
+    wanted = Wanted(
+        states=np.array([random_state(wish.rng) for wish in wishes], dtype=np.uint64).reshape(b, 4),
+        volumes=np.array([wish.volumes for wish in wishes], dtype=float).reshape(b, 2),
+        least=np.array([wish.separations for wish in wishes], dtype=float).reshape(b, elements, elements),
+        lattices=np.zeros((b, 0, 3)),
+        points=np.zeros((b, 0, 3)),
+    )
+    built = Built(
+        groups=np.zeros(b, dtype=np.int64),
+        slacks=np.zeros(b),
+        work=np.zeros(b, dtype=np.int64),
+        lattices=np.zeros((b, 3, 3)),
+        coords=np.zeros((b, n, 3)),
+        species=np.zeros((b, n), dtype=np.int64),
+    )
+    build(plan, wanted, _room(n), built)
+    return built
+
+
+@lru_cache(maxsize=64)
+def make_plan(counts: tuple[int, ...], settings: BuildSettings) -> Plan | None:
+    """What structures of a composition have in common; None if no space group can hold it."""
+    numbers, table = occupations(settings.space_groups(), counts, settings.extra_sites)
+    if not numbers:
+        return None
+    atoms = sum(counts)
+    return Plan(
+        groups=group_table(numbers),
+        weights=settings.group_weights(numbers),
+        occupations=table,
+        species=np.repeat(np.arange(len(counts)), counts).astype(np.int64),
+        movable=np.ones(atoms, dtype=bool),
+        placed=np.zeros(atoms, dtype=bool),
+        given_cell=False,
+        constraints=np.array(settings.constraints, dtype=float),
+        elongation=settings.elongation,
+        flatness=settings.flatness,
+        compact=settings.compact,
+        push=settings.push,
+        step=settings.step,
+        patience=settings.patience,
+        slack=settings.slack,
+        slack_growth=settings.slack_growth,
+        overlap=-1.0 if settings.overlap is None else settings.overlap,
+        adapt=settings.adapt,
+        budget=settings.budget,
+    )
+
+
+def packing_problem(symbols: Sequence[str], counts: Sequence[int], wish: Wish, kept: float = 1.0) -> str:
+    """Why atoms can't keep their separations in so small a cell; empty if they may.
+
+    Equal spheres fill at most pi / sqrt(18) of space (Hales, Ann. Math. 162, 1065), so n atoms that keep a distance d
+    need n d^3 / sqrt(2).
+
+    Args:
+        symbols: Of the elements.
+        counts: Atoms of each.
+        wish: Volume and separations.
+        kept: Part of the separations that slack leaves.
+    """
+    volume = wish.volumes[1]
+    cases = [
+        *((f"{symbol} atoms", n, d) for symbol, n, d in zip(symbols, counts, wish.separations.diagonal(), strict=True)),
+        ("atoms", sum(counts), wish.separations.min()),
+    ]
+    for atoms, n, distance in cases:
+        if n * (kept * distance) ** 3 > np.sqrt(2) * volume * (1 + 1e-9):
+            return (
+                f"{n} {atoms} can't keep {distance:.2f} angstrom apart in {volume:.1f} cubic angstrom; "
+                "lower the separation or raise the volume"
+            )
+    return ""
+
+
+@lru_cache(maxsize=8)
+def _room(atoms: int) -> Room:
+    return make_room(atoms)
+
+
+def _structure(symbols: Sequence[str], lattice: FloatArray, coords: FloatArray, species: IntArray) -> Structure:
+    return Structure(Lattice(lattice.copy()), [symbols[i] for i in species], coords)
+
+
+def _formula(symbols: Sequence[str], counts: Sequence[int]) -> str:
+    return Composition(dict(zip(symbols, counts, strict=True))).formula

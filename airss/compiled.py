@@ -1,0 +1,35 @@
+"""Numba's compiler with the types kept, and random numbers for compiled code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+compiled = cast(Callable[[Function], Function], njit(cache=True, error_model="numpy"))
+"""Compiles a function once for each machine; division by zero follows IEEE."""
+
+
+def random_state(rng: np.random.Generator) -> NDArray[np.uint64]:
+    """A state for `uniform`. (4,)."""
+    return rng.integers(1, 2**64, 4, dtype=np.uint64)
+
+
+@compiled
+def uniform(state: NDArray[np.uint64]) -> float:
+    """A random number in [0, 1), by xoshiro256++ (Blackman and Vigna, arXiv:1805.01407). Changes the state (4,)."""
+    total = state[0] + state[3]
+    result = ((total << np.uint64(23)) | (total >> np.uint64(41))) + state[0]
+    shifted = state[1] << np.uint64(17)
+    state[2] ^= state[0]
+    state[3] ^= state[1]
+    state[1] ^= state[2]
+    state[0] ^= state[3]
+    state[2] ^= shifted
+    state[3] = (state[3] << np.uint64(45)) | (state[3] >> np.uint64(19))
+    return float(result >> np.uint64(11)) * 2.0**-53
