@@ -63,6 +63,7 @@ class Plan(NamedTuple):
         elongation: Likewise.
         flatness: Likewise.
         compact: Whether cells are reduced.
+        shake: Atoms are displaced up to so far before they are pushed, which breaks the symmetry; 0 for not at all.
         push: Whether overlapping atoms are pushed apart; else the draw is rejected.
         step: See `packing.push_apart`.
         patience: Likewise.
@@ -84,6 +85,7 @@ class Plan(NamedTuple):
     elongation: float
     flatness: float
     compact: bool
+    shake: float
     push: bool
     step: float
     patience: int
@@ -241,6 +243,8 @@ def _draw(
         orbits = _draw_sites(state, plan, group, to_cartesian, back, crystal)
     if orbits < 0:
         return False, effort
+    if plan.shake > 0:
+        orbits, order = _break_symmetry(state, plan.shake, crystal), 1
     drawn = Crystal(
         crystal.lattice,
         crystal.points[:orbits],
@@ -346,15 +350,40 @@ def _draw_site(state: StateArray, table: GroupTable, group: int, multiplicity: i
 
 
 @compiled
+def _make_single(crystal: Crystal, j: int) -> None:
+    """Atom j becomes an orbit of its own."""
+    for a in range(3):
+        crystal.shifts[j, a] = 0.0
+        for c in range(3):
+            crystal.projectors[j, a, c] = crystal.rotations[j, a, c] = 1.0 if a == c else 0.0
+    crystal.sizes[j] = 1
+    crystal.orbit[j] = j
+    crystal.movable[j] = True
+
+
+@compiled
+def _break_symmetry(state: StateArray, radius: float, crystal: Crystal) -> int:
+    """Displace every atom by up to a radius, each on its own from now on; how many there are."""
+    atoms = np.empty((len(crystal.orbit), 3))
+    place_atoms(crystal, atoms)
+    for j in range(len(atoms)):
+        _make_single(crystal, j)
+        square = 2.0
+        x, y, z = 0.0, 0.0, 0.0
+        while square > 1:
+            x, y, z = 2 * uniform(state) - 1, 2 * uniform(state) - 1, 2 * uniform(state) - 1
+            square = x * x + y * y + z * z
+        crystal.points[j, 0] = atoms[j, 0] + radius * x
+        crystal.points[j, 1] = atoms[j, 1] + radius * y
+        crystal.points[j, 2] = atoms[j, 2] + radius * z
+    return len(atoms)
+
+
+@compiled
 def _start_atoms(state: StateArray, plan: Plan, points: FloatArray, to_cartesian: FloatArray, crystal: Crystal) -> None:
     """Every atom an orbit of its own, where it is given or anywhere."""
     for j in range(len(plan.species)):
-        for a in range(3):
-            crystal.shifts[j, a] = 0.0
-            for c in range(3):
-                crystal.projectors[j, a, c] = crystal.rotations[j, a, c] = 1.0 if a == c else 0.0
-        crystal.sizes[j] = 1
-        crystal.orbit[j] = j
+        _make_single(crystal, j)
         crystal.species[j] = plan.species[j]
         crystal.movable[j] = plan.movable[j]
         if plan.placed[j]:

@@ -29,26 +29,23 @@ class Wish:
         rng: Its source of randomness.
         volumes: Smallest and largest volume of the cell, cubic angstrom.
         separations: Least distance of each pair of elements, angstrom; 0 for none. (e, e)
+        lattice: A given cell, row vectors, angstrom (3, 3); None for a random one.
+        points: Given fractional coordinates in P1, atoms by element, NaN for atoms that start anywhere (n, 3); None
+            if all do.
+        movable: Atoms that overlaps move. (n,); None if all are.
     """
 
     rng: np.random.Generator
     volumes: tuple[float, float]
     separations: FloatArray
+    lattice: FloatArray | None = None
+    points: FloatArray | None = None
+    movable: tuple[bool, ...] | None = None
 
-
-@dataclass(frozen=True)
-class Template:
-    """A cell and atoms that structures start from, in P1.
-
-    Attributes:
-        lattice: Row vectors, angstrom. (3, 3)
-        placed: Which atoms start at a given point; the others start anywhere. (n,)
-        movable: Which atoms overlaps move. (n,)
-    """
-
-    lattice: FloatArray
-    placed: NDArray[np.bool_]
-    movable: NDArray[np.bool_]
+    @property
+    def placed(self) -> tuple[bool, ...] | None:
+        """Atoms that start at a given point. (n,); None if none does."""
+        return None if self.points is None else tuple((~np.isnan(self.points[:, 0])).tolist())
 
 
 def build_structures(
@@ -64,10 +61,14 @@ def build_structures(
         counts: Atoms of each in the cell.
         wishes: One for each structure, with separations in the order of `symbols`.
         settings: How they are built.
+
+    Raises:
+        ValueError: If atoms are placed under symmetry.
     """
     kept = 0.0 if settings.slack_growth else 1 - settings.slack
     problems = [packing_problem(symbols, counts, wish, kept) for wish in wishes]
-    plan = make_plan(tuple(counts), settings)
+    first = wishes[0]
+    plan = make_plan(tuple(counts), settings, first.lattice is not None, first.placed, first.movable)
     if plan is None:
         reason = f"no space group has sites for {_formula(symbols, counts)} with {settings.describe() or 'P1'}"
         return [FailedAttempt(problem or reason) for problem in problems]
@@ -92,8 +93,8 @@ def build_arrays(plan: Plan, wishes: Sequence[Wish]) -> Built:
         states=np.array([random_state(wish.rng) for wish in wishes], dtype=np.uint64).reshape(b, 4),
         volumes=np.array([wish.volumes for wish in wishes], dtype=float).reshape(b, 2),
         least=np.array([wish.separations for wish in wishes], dtype=float).reshape(b, elements, elements),
-        lattices=np.zeros((b, 0, 3)),
-        points=np.zeros((b, 0, 3)),
+        lattices=_stacked([wish.lattice for wish in wishes]),
+        points=_stacked([wish.points for wish in wishes]),
     )
     built = Built(
         groups=np.zeros(b, dtype=np.int64),
@@ -107,10 +108,28 @@ def build_arrays(plan: Plan, wishes: Sequence[Wish]) -> Built:
     return built
 
 
-@lru_cache(maxsize=64)
-def make_plan(counts: tuple[int, ...], settings: BuildSettings) -> Plan | None:
-    """What structures of a composition have in common; None if no space group can hold it."""
-    numbers, table = occupations(settings.space_groups(), counts, settings.extra_sites)
+def _stacked(arrays: Sequence[FloatArray | None]) -> FloatArray:
+    """(b, m, 3), m = 0 where there are none."""
+    return np.array([np.zeros((0, 3)) if array is None else array for array in arrays]).reshape(len(arrays), -1, 3)
+
+
+@lru_cache(maxsize=256)
+def make_plan(
+    counts: tuple[int, ...],
+    settings: BuildSettings,
+    given_cell: bool = False,
+    placed: tuple[bool, ...] | None = None,
+    movable: tuple[bool, ...] | None = None,
+) -> Plan | None:
+    """What structures of a composition have in common; None if no space group can hold it.
+
+    Raises:
+        ValueError: If atoms are placed or held under symmetry, or the cell is given and the group is not P1.
+    """
+    groups = settings.space_groups()
+    if groups != (1,) and (given_cell or placed or movable):
+        raise ValueError("a given cell and given atoms go with one symmetry operation (P1) only")
+    numbers, table = occupations(groups, counts, settings.extra_sites)
     if not numbers:
         return None
     atoms = sum(counts)
@@ -119,13 +138,14 @@ def make_plan(counts: tuple[int, ...], settings: BuildSettings) -> Plan | None:
         weights=settings.group_weights(numbers),
         occupations=table,
         species=np.repeat(np.arange(len(counts)), counts).astype(np.int64),
-        movable=np.ones(atoms, dtype=bool),
-        placed=np.zeros(atoms, dtype=bool),
-        given_cell=False,
+        movable=np.array(movable or [True] * atoms),
+        placed=np.array(placed or [False] * atoms),
+        given_cell=given_cell,
         constraints=np.array(settings.constraints, dtype=float),
         elongation=settings.elongation,
         flatness=settings.flatness,
         compact=settings.compact,
+        shake=settings.shake,
         push=settings.push,
         step=settings.step,
         patience=settings.patience,

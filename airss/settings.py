@@ -39,6 +39,7 @@ class BuildSettings:
         elongation: 0 allows any edges (longest by shortest 4 at 0.4), 1 makes them equal.
         flatness: Least volume of a cell whose edges are scaled to one; 1 is right-angled.
         compact: Whether cells are reduced.
+        shake: Atoms are displaced up to so far before they are pushed, angstrom, which breaks the symmetry.
         push: Whether overlapping atoms are pushed apart; else the draw is rejected.
         step: Part of a pair's overlap that one push takes away.
         patience: Pushes without 2 % less overlap before a draw is given up.
@@ -64,6 +65,7 @@ class BuildSettings:
     elongation: float = 0.4
     flatness: float = 0.5
     compact: bool = True
+    shake: float = 0.0
     push: bool = True
     step: float = 0.7
     patience: int = 120
@@ -88,6 +90,7 @@ class BuildSettings:
         for name, low, high in (
             ("elongation", 0, 1),
             ("flatness", 0, 0.99),
+            ("shake", 0, math.inf),
             ("slack", 0, 0.9),
             ("slack_growth", 0, 1),
             ("step", 0.001, 2),

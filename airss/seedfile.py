@@ -1,0 +1,663 @@
+"""AIRSS seed files (`.cell`): what they say, as the original `buildcell` (0.9.1) reads it.
+
+Directives are lines `#KEY=value` or `#FLAG`; lines of CASTEP's own (k-points, pseudopotentials, ...) concern the DFT
+code and are let pass. What the original would ignore without a word, or what is not supported here, is an error that
+names the line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Element, Lattice
+
+from unimat_search.airss.settings import (
+    ORDERS,
+    BuildSettings,
+    parse_numbers,
+    parse_range,
+    parse_whole_range,
+)
+
+FloatArray = NDArray[np.float64]
+Range = tuple[float, float]
+
+BOHR = 0.529177210903
+"""In angstrom."""
+
+PUSH_STEP = 0.7 / 0.25
+"""Our step for the original's: its default of 0.25 belongs to another law of pushing, ours is 0.7."""
+
+PAIRS_A_SECOND = 30_000_000
+
+SYSTEMS = {
+    "tric": (0, 0, 0, 0, 0, 0),
+    "mono": (0, 0, 0, 90, 0, 90),
+    "hexa": (-1, -1, 0, 90, 90, 120),
+    "rhom": (-1, -1, -1, -1, -1, -1),
+    "trig": (-1, -1, -1, -1, -1, -1),
+    "orth": (0, 0, 0, 90, 90, 90),
+    "tetr": (-1, -1, 0, 90, 90, 90),
+    "cubi": (-1, -1, -1, 90, 90, 90),
+}
+"""Constraints of the cell by crystal system, as CELLCON writes them."""
+
+UNSUPPORTED = {
+    **dict.fromkeys(("CLUSTER", "SLAB", "SURFACE", "SPHERE", "CORE", "ELLIPSOID"), "bulk"),
+    **dict.fromkeys(("PANCAKE", "CIGAR", "CYLINDER", "WIDTH", "SHIFT", "VACUUM"), "bulk"),
+    **dict.fromkeys(("MOLECULES", "ANGAMP", "FLIP", "TIGHT", "RASH_ANGAMP"), "units"),
+    **dict.fromkeys(("COORD", "MINBANGLE", "MAXBANGLE", "RASH", "RASH_POSAMP", "SPIN"), "later"),
+    **dict.fromkeys(("SUPERCELL", "HOLE", "HOLEPOS", "REMOVE", "THREE", "NFAILS"), "later"),
+}  # fmt: skip
+REASONS = {
+    "bulk": "only bulk crystals are built",
+    "units": "rigid units are not supported",
+    "later": "it is not supported; take the line out if it does not matter",
+}
+
+ATOM_TAGS = ("NUM", "POSAMP", "MINAMP", "XAMP", "YAMP", "ZAMP", "RAD", "VOL", "FIX", "NOMOVE")
+
+
+class SeedError(ValueError):
+    """A seed file that can't be used; the message is one line that names the line at fault."""
+
+
+@dataclass(frozen=True)
+class SpeciesLine:
+    """One line of a seed's atoms.
+
+    Attributes:
+        symbol: Element.
+        number: How many atoms it stands for.
+        position: Fractional coordinates, None if the atoms start anywhere.
+        reach: Least and largest displacement from the position, angstrom; negative: anywhere.
+        box: Full widths of a box of displacements, angstrom; negative for none.
+        radius: Angstrom, 0 for none.
+        volume: Cubic angstrom, 0 for none.
+        movable: Whether overlaps move it.
+    """
+
+    symbol: str
+    number: tuple[int, int] = (1, 1)
+    position: tuple[float, float, float] | None = None
+    reach: Range = (0.0, -1.0)
+    box: tuple[float, float, float] = (-1.0, -1.0, -1.0)
+    radius: float = 0.0
+    volume: float = 0.0
+    movable: bool = True
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A seed, its lists `{a,b,c}` expanded, its ranges still open.
+
+    Attributes:
+        species: Its atoms.
+        atoms: Atoms of random composition (NATOM), in place of the species' own numbers.
+        distinct: Elements that there must be (FOCUS), 0 for any number.
+        octet: Whether the valence electrons must be a multiple of eight.
+        units: Formula units in the cell (NFORM); None: the atoms are the asymmetric unit, on general positions.
+        set_volume: VARVOL: cubic angstrom for one atom of each line, within 5 %.
+        target_volume: TARGVOL: likewise, exact.
+        cell_volume: VOL: of the whole cell, exact.
+        packing: Part of the cell that spheres with the separations as diameters fill, if no volume is given.
+        lattice: A given cell, row vectors, angstrom; its volume counts where no other is given.
+        cell: What may change in it: "free", "fixed", "ab" (a and b scale), "c" or "strained".
+        strain: Largest random strain (CELLAMP).
+        separation: MINSEP of pairs that are not named; None for no check.
+        pairs: MINSEP of named pairs.
+        auto: Whether separations and volume come from what is known (AUTO).
+        auto_volume: Whether the volume alone does (AUTOVOL).
+        settings: How structures are built.
+        vacancies: Atoms that are taken out at the end, and of which element ("" for any).
+        permute: Names of atoms that swap places at the end, () for none, ("*",) for all.
+        permuted: Part of them that does.
+        seed: Of the random numbers, () for the user's.
+    """
+
+    species: tuple[SpeciesLine, ...]
+    atoms: tuple[int, int] | None = None
+    distinct: int = 0
+    octet: bool = False
+    units: tuple[int, int] | None = None
+    set_volume: float | None = None
+    target_volume: Range | None = None
+    cell_volume: Range | None = None
+    packing: float | None = None
+    lattice: tuple[tuple[float, float, float], ...] | None = None
+    cell: str = "free"
+    strain: float = 0.0
+    separation: Range | None = None
+    pairs: tuple[tuple[str, str, Range], ...] = ()
+    auto: bool = False
+    auto_volume: bool = False
+    settings: BuildSettings = field(default_factory=BuildSettings)
+    vacancies: tuple[int, str] = (0, "")
+    permute: tuple[str, ...] = ()
+    permuted: float = 1.0
+    seed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class SeedText:
+    """A seed file's lines, its lists `{a,b,c}` not yet expanded.
+
+    Attributes:
+        lines: Without comments and blank ones, with their numbers.
+    """
+
+    lines: tuple[tuple[int, str], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> SeedText:
+        """Read a seed and check it, each alternative of each list.
+
+        Raises:
+            SeedError: If a line is wrong, unknown or not supported.
+        """
+        kept = []
+        for number, line in enumerate(text.splitlines(), start=1):
+            content = re.sub(r"##.*", "", line).strip()
+            if content:
+                kept.append((number, content))
+        seed = cls(tuple(kept))
+        for i, choices in enumerate(seed._choices()):
+            for choice in choices:
+                first = [options[0] for options in seed._choices()]
+                _read(_numbered(seed.lines, [*first[:i], choice, *first[i + 1 :]]))
+        return seed
+
+    @property
+    def varies(self) -> bool:
+        """Whether lists are to be expanded."""
+        return any(len(choices) > 1 for choices in self._choices())
+
+    def expand(self, rng: np.random.Generator) -> Seed:
+        """The seed with one item drawn from each list."""
+        return _read(_numbered(self.lines, [choices[int(rng.integers(len(choices)))] for choices in self._choices()]))
+
+    def _choices(self) -> list[list[str]]:
+        return [_alternatives(line) for _, line in self.lines]
+
+
+def _numbered(lines: Sequence[tuple[int, str]], texts: Sequence[str]) -> list[tuple[int, str]]:
+    return [(number, text) for (number, _), text in zip(lines, texts, strict=True)]
+
+
+def _alternatives(line: str) -> list[str]:
+    """A line with each item of its list `{a,b,c}` in turn; the line itself if it has none."""
+    found = re.search(r"\{([^{}]*)\}", line)
+    if not found:
+        return [line]
+    return [line[: found.start()] + item.strip() + line[found.end() :] for item in found[1].split(",")]
+
+
+def _read(lines: Sequence[tuple[int, str]]) -> Seed:
+    """A seed from its expanded lines."""
+    values: dict[str, Any] = {}
+    build: dict[str, Any] = {}
+    blocks: dict[str, list[tuple[int, str]]] = {}
+    rest = iter(lines)
+    for number, line in rest:
+        block = re.match(r"%\s*block\s+(\w+)", line, re.IGNORECASE)
+        if block:
+            blocks[block[1].upper()] = list(_block(rest, number, block[1]))
+        elif line.startswith("#"):
+            with Named(number, line):
+                _directive(line[1:], values, build)
+    if ("LATTICE_CART" in blocks) or ("LATTICE_ABC" in blocks):
+        _lattice(blocks, values)
+    _species(blocks, values)
+    constrained = "constraints" in build
+    fixed = values.get("cell", "free") != "free"
+    compact = build.pop("compact_asked", not (constrained or fixed))
+    try:
+        return Seed(**values, settings=BuildSettings(**build, compact=compact))
+    except ValueError as error:
+        raise SeedError(str(error)) from error
+
+
+def _block(rest: Iterator[tuple[int, str]], number: int, name: str) -> Iterator[tuple[int, str]]:
+    for inner, line in rest:
+        if re.match(r"%\s*endblock", line, re.IGNORECASE):
+            return
+        yield inner, line
+    raise SeedError(f"line {number}: the block {name} has no %ENDBLOCK")
+
+
+class Named:
+    """Names the line in errors that happen inside.
+
+    Args:
+        number: Of the line, 0 if it is not known.
+        line: Its text.
+    """
+
+    def __init__(self, number: int, line: str) -> None:
+        self.number, self.line = number, line
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, (ValueError, KeyError, IndexError)) and not isinstance(error, SeedError):
+            where = f"line {self.number}, " if self.number else ""
+            raise SeedError(f"{where}{self.line!r}: {error}") from error
+
+
+def _directive(text: str, values: dict[str, Any], build: dict[str, Any]) -> None:
+    """One directive, without its `#`."""
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if text[:1].isspace() or not re.fullmatch(r"[A-Za-z_]+", key):
+        if equals and key.upper() in DIRECTIVES:
+            raise ValueError(f"a directive begins right after the #; write #{key.upper()}={value}")
+        return  # a comment
+    name = key.upper()
+    if name in UNSUPPORTED:
+        raise ValueError(f"#{name}: {REASONS[UNSUPPORTED[name]]}")
+    if name not in DIRECTIVES:
+        raise ValueError(f"#{name} is no directive of AIRSS; there are {', '.join(sorted(DIRECTIVES))}")
+    DIRECTIVES[name](value, values, build)
+
+
+def _set(where: str, key: str, read: Callable[[str], Any]) -> Callable[[str, dict[str, Any], dict[str, Any]], None]:
+    """A directive that sets one value."""
+
+    def directive(text: str, values: dict[str, Any], build: dict[str, Any]) -> None:
+        (values if where == "seed" else build)[key] = read(text)
+
+    return directive
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number") from None
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
+    if not value > 0:
+        raise ValueError(f"{text!r} must be positive")
+    return value
+
+
+def _positive_range(text: str) -> Range:
+    low, high = parse_range(text)
+    if not low > 0:
+        raise ValueError(f"{text!r} must be positive")
+    return low, high
+
+
+def _count(text: str) -> tuple[int, int]:
+    low, high = parse_whole_range(text)
+    if low < 1:
+        raise ValueError(f"{text!r} must be 1 or more")
+    return low, high
+
+
+def _exact(text: str) -> str:
+    if text.startswith("~"):
+        raise ValueError("approximate symmetry (~) is not supported; leave the ~ out, or use BREAKAMP")
+    return text
+
+
+def _operations(text: str) -> tuple[int, int]:
+    low, high = parse_whole_range(_exact(text))
+    for end in (low, high):
+        if end not in ORDERS:
+            raise ValueError(f"no space group has {end} operations; there are {', '.join(map(str, ORDERS))}")
+    return low, high
+
+
+def _symmetry(text: str) -> tuple[int, ...]:
+    """A space group by its short symbol, without blanks, slashes and underscores."""
+    import spglib
+
+    wanted = _exact(text).replace("_", "").replace("/", "").replace(" ", "").lower()
+    for hall in range(1, 531):
+        kind = spglib.get_spacegroup_type(hall)
+        if wanted == kind.international_short.replace("_", "").replace("/", "").lower():
+            return (int(kind.number),)
+    raise ValueError(f"{text!r} is no short symbol of a space group; write one such as P21c or Fm-3m, or use SYMMNO")
+
+
+def _groups(text: str) -> tuple[int, ...]:
+    return tuple(parse_numbers(_exact(text)))
+
+
+def _constraints(text: str) -> tuple[float, ...]:
+    numbers = tuple(_number(word) for word in text.split())
+    if len(numbers) != 6:
+        raise ValueError("six numbers are wanted: a b c alpha beta gamma")
+    return numbers
+
+
+def _system(text: str, _: dict[str, Any], build: dict[str, Any]) -> None:
+    known = text[:4].lower()
+    if known not in SYSTEMS:
+        raise ValueError(f"{text!r} is none of {', '.join(name.capitalize() for name in SYSTEMS)}")
+    if "constraints" in build:
+        raise ValueError("SYSTEM and CELLCON exclude each other; keep one")
+    build["constraints"] = tuple(float(x) for x in SYSTEMS[known])
+
+
+def _separations(text: str, values: dict[str, Any], _: dict[str, Any]) -> None:
+    words = text.split()
+    values["auto"], values["auto_volume"] = "AUTO" in words, "AUTOVOL" in words
+    words = [word for word in words if word not in ("AUTO", "AUTOVOL")]
+    pairs = []
+    for word in words:
+        ends, equals, value = word.partition("=")
+        if not equals:
+            values["separation"] = _positive_range(word)
+            continue
+        first, _dash, second = ends.partition("-")
+        for symbol in (first, second):
+            if not Element.is_valid_symbol(symbol):
+                raise ValueError(f"{word!r} is no pair of elements with a distance, such as Si-O=1.6")
+        if value.startswith("-"):
+            raise ValueError(f"{word!r}: negative distances (attraction) are not supported")
+        pairs.append((*sorted((first, second)), _positive_range(value)))
+    values["pairs"] = tuple(pairs)
+
+
+def _vacancies(text: str) -> tuple[int, str]:
+    number, _, symbol = text.partition("@")
+    return _count(number)[0], symbol.strip()
+
+
+def _flag(where: str, key: str, value: Any) -> Callable[[str, dict[str, Any], dict[str, Any]], None]:  # noqa: ANN401
+    def directive(text: str, values: dict[str, Any], build: dict[str, Any]) -> None:
+        if text:
+            raise ValueError("it takes no value")
+        (values if where == "seed" else build)[key] = value
+
+    return directive
+
+
+def _permute(text: str, values: dict[str, Any], _: dict[str, Any]) -> None:
+    values["permute"] = tuple(name.strip() for name in text.split(",")) if text else ("*",)
+
+
+def _autoslack(text: str, _: dict[str, Any], build: dict[str, Any]) -> None:
+    build["slack"], build["slack_growth"] = _number(text), 0.01
+
+
+def _strain(text: str, values: dict[str, Any], _: dict[str, Any]) -> None:
+    if _number(text) >= 0:
+        values["cell"], values["strain"] = "strained", _number(text)
+
+
+def _default_amplitude(key: str) -> Callable[[str, dict[str, Any], dict[str, Any]], None]:
+    def directive(text: str, values: dict[str, Any], _: dict[str, Any]) -> None:
+        values.setdefault("amplitudes", {})[key] = _number(text)
+
+    return directive
+
+
+Directive = Callable[[str, dict[str, Any], dict[str, Any]], None]
+
+DIRECTIVES: dict[str, Directive] = {
+    "SPECIES": _set("seed", "species_text", str),
+    "FORMULA": _set("seed", "formula", str),
+    "NATOM": _set("seed", "atoms", _count),
+    "NFORM": _set("seed", "units", _count),
+    "FOCUS": _set("seed", "distinct", lambda text: int(_number(text))),
+    "OCTET": _flag("seed", "octet", True),
+    "VARVOL": _set("seed", "set_volume", _positive),
+    "TARGVOL": _set("seed", "target_volume", _positive_range),
+    "VOL": _set("seed", "cell_volume", _positive_range),
+    "PACKING": _set("seed", "packing", _positive),
+    "MINSEP": _separations,
+    "RAD": _default_amplitude("RAD"),
+    "SYMM": _set("build", "groups", _symmetry),
+    "SYMMNO": _set("build", "groups", _groups),
+    "SYMMOPS": _set("build", "operations", _operations),
+    "SGRANK": _set("build", "rank", lambda text: (1, _count(text)[1]) if "-" not in text else _count(text)),
+    "SYMMORPHIC": _flag("build", "symmorphic", True),
+    "CHIRAL": _flag("build", "chiral", True),
+    "SYSTEM": _system,
+    "CELLCON": _set("build", "constraints", _constraints),
+    "ADJGEN": _set("build", "extra_sites", lambda text: parse_whole_range(text)[1]),
+    "CONS": _set("build", "elongation", _number),
+    "ACONS": _set("build", "flatness", _number),
+    "COMPACT": _flag("build", "compact_asked", True),
+    "NOCOMPACT": _flag("build", "compact_asked", False),
+    "NOPUSH": _flag("build", "push", False),
+    "PUSHSTEP": _set("build", "step", lambda text: min(2.0, PUSH_STEP * _positive(text))),
+    "PUSHMAX": _set("build", "patience", lambda text: _count(text)[0]),
+    "SLACK": _set("build", "slack", _number),
+    "AUTOSLACK": _autoslack,
+    "OVERLAP": _set("build", "overlap", _positive),
+    "CELLADAPT": _flag("build", "adapt", True),
+    "MAXTIME": _set("build", "budget", lambda text: int(PAIRS_A_SECOND * _positive(text))),
+    "BREAKAMP": _set("build", "shake", _positive),
+    "CELLAMP": _strain,
+    "POSAMP": _default_amplitude("POSAMP"),
+    "MINAMP": _default_amplitude("MINAMP"),
+    "XAMP": _default_amplitude("XAMP"),
+    "YAMP": _default_amplitude("YAMP"),
+    "ZAMP": _default_amplitude("ZAMP"),
+    "VACANCIES": _set("seed", "vacancies", _vacancies),
+    "PERMUTE": _permute,
+    "PERMFRAC": _set("seed", "permuted", _number),
+    "SEED": _set("seed", "seed", lambda text: tuple(int(word) for word in text.split())),
+    "FIX": _flag("seed", "cell", "fixed"),
+    "CFIX": _flag("seed", "cell", "ab"),
+    "ABFIX": _flag("seed", "cell", "c"),
+}
+"""Directives by name; each reads its value into a seed's fields and its settings' fields."""
+
+
+def _lattice(blocks: dict[str, list[tuple[int, str]]], values: dict[str, Any]) -> None:
+    """A given cell, and the flag that may stand in its block."""
+    name = "LATTICE_CART" if "LATTICE_CART" in blocks else "LATTICE_ABC"
+    rows: list[list[float]] = []
+    scale = 1.0
+    for number, line in blocks[name]:
+        with Named(number, line):
+            if line.startswith("#"):
+                _directive(line[1:], values, {})
+            elif line.lower() in ("ang", "bohr"):
+                scale = BOHR if line.lower() == "bohr" else 1.0
+            else:
+                rows.append([_number(word) for word in line.split()[:3]])
+    if len(rows) != (3 if name == "LATTICE_CART" else 2) or any(len(row) != 3 for row in rows):
+        raise SeedError(f"the block {name} must have {3 if name == 'LATTICE_CART' else 2} lines of three numbers")
+    if name == "LATTICE_ABC":
+        matrix = Lattice.from_parameters(*(scale * x for x in rows[0]), *rows[1]).matrix
+    else:
+        matrix = scale * np.array(rows)
+    if abs(np.linalg.det(matrix)) < 1e-6:
+        raise SeedError(f"the block {name} is no cell: its volume is zero")
+    values["lattice"] = tuple((float(a), float(b), float(c)) for a, b, c in matrix)
+
+
+def _species(blocks: dict[str, list[tuple[int, str]]], values: dict[str, Any]) -> None:
+    """The atoms, from SPECIES, FORMULA or a block of positions."""
+    defaults = values.pop("amplitudes", {})
+    texts = {key: values.pop(key) for key in ("species_text", "formula") if key in values}
+    names = [name for name in ("POSITIONS_FRAC", "POSITIONS_ABS") if name in blocks]
+    if len(texts) + len(names) != 1:
+        given = [*("SPECIES" if key == "species_text" else "FORMULA" for key in texts), *names]
+        raise SeedError(
+            "the atoms must be given once, by SPECIES, FORMULA or a block of positions; "
+            f"there are {', '.join(given) or 'none'}"
+        )
+    if "formula" in texts:
+        lines = [
+            SpeciesLine(symbol, (int(n or 1), int(n or 1)), radius=defaults.get("RAD", 0.0))
+            for symbol, n in re.findall(r"([A-Z][a-z]?)(\d*)", texts["formula"])
+        ]
+    elif "species_text" in texts:
+        lines = [_species_line(part, defaults) for part in texts["species_text"].split(",")]
+    else:
+        lines = [_position_line(number, line, names[0], defaults, values) for number, line in blocks[names[0]]]
+        _check_units(blocks[names[0]])
+    for line in lines:
+        if not Element.is_valid_symbol(line.symbol):
+            raise SeedError(f"{line.symbol!r} is no element")
+    if not lines:
+        raise SeedError("the seed names no atom")
+    values["species"] = tuple(lines)
+
+
+def _species_line(text: str, defaults: dict[str, float]) -> SpeciesLine:
+    name, _, tags = text.partition("%")
+    with Named(0, text):
+        return _tagged(SpeciesLine(re.sub(r"[^A-Za-z].*", "", name.strip())), tags, defaults)
+    raise AssertionError
+
+
+def _position_line(
+    number: int, text: str, block: str, defaults: dict[str, float], values: dict[str, Any]
+) -> SpeciesLine:
+    before, _, after = text.partition("#")
+    _, _, tags = after.partition("%")
+    with Named(number, text):
+        name, *words = before.split()
+        coords = np.array([_number(word) for word in words[:3]])
+        if len(coords) != 3:
+            raise ValueError("three coordinates are wanted")
+        if block == "POSITIONS_ABS":
+            if "lattice" not in values:
+                raise ValueError("absolute positions want a lattice block")
+            coords = coords @ np.linalg.inv(np.array(values["lattice"]))
+        line = _tagged(SpeciesLine(re.sub(r"[^A-Za-z].*", "", name)), tags, defaults)
+        if line.reach[1] >= 0 or max(line.box) >= 0:
+            line = replace(line, position=(float(coords[0]), float(coords[1]), float(coords[2])))
+        return line
+    raise AssertionError
+
+
+def _check_units(lines: Sequence[tuple[int, str]]) -> None:
+    labels = [text.partition("#")[2].partition("%")[0].strip() for _, text in lines if text.partition("#")[2].strip()]
+    for label in labels:
+        if label and labels.count(label) > 1:
+            raise SeedError(f"several atoms have the label {label!r}: rigid units are not supported")
+
+
+def _tagged(line: SpeciesLine, text: str, defaults: dict[str, float]) -> SpeciesLine:
+    """A line with its tags `TAG=value`."""
+    tags: dict[str, str] = {}
+    for word in text.split():
+        key, _, value = word.partition("=")
+        if key.upper() not in ATOM_TAGS:
+            raise ValueError(f"the tag {key} is not supported; there are {', '.join(ATOM_TAGS)}")
+        tags[key.upper()] = value
+
+    def amplitude(key: str, default: float) -> float:
+        return _number(tags[key]) if key in tags else defaults.get(key, default)
+
+    low, high = parse_whole_range(tags.get("NUM", "1"))
+    return replace(
+        line,
+        number=(low, high),
+        reach=(amplitude("MINAMP", 0.0), amplitude("POSAMP", -1.0)),
+        box=(amplitude("XAMP", -1.0), amplitude("YAMP", -1.0), amplitude("ZAMP", -1.0)),
+        radius=amplitude("RAD", 0.0),
+        volume=amplitude("VOL", 0.0),
+        movable=not {"FIX", "NOMOVE"} & set(tags),
+    )
+
+
+def to_cell(seed: Seed) -> str:
+    """A seed as text that AIRSS and `SeedText.parse` read; what is as the original has it by default is left out."""
+    lines = _lattice_lines(seed)
+    if any(line.position for line in seed.species):
+        lines += ["%BLOCK POSITIONS_FRAC", *map(_position_text, seed.species), "%ENDBLOCK POSITIONS_FRAC"]
+    else:
+        lines.append("#SPECIES=" + ",".join(f"{line.symbol}%{_tags_text(line)}" for line in seed.species))
+    ranges = {"NATOM": seed.atoms, "NFORM": seed.units, "TARGVOL": seed.target_volume, "VOL": seed.cell_volume}
+    numbers = {
+        "FOCUS": seed.distinct or None,
+        "VARVOL": seed.set_volume,
+        "PACKING": seed.packing,
+        "CELLAMP": seed.strain if seed.cell == "strained" else None,
+        "PERMFRAC": seed.permuted if seed.permuted != 1.0 else None,
+    }
+    lines += [f"#{key}={_range_text(window)}" for key, window in ranges.items() if window]
+    lines += [f"#{key}={value:.10g}" for key, value in numbers.items() if value is not None]
+    words = [_range_text(seed.separation)] if seed.separation else []
+    words += [f"{a}-{b}={_range_text(window)}" for a, b, window in seed.pairs]
+    words += ["AUTO"] * seed.auto + ["AUTOVOL"] * seed.auto_volume
+    if words:
+        lines.append("#MINSEP=" + " ".join(words))
+    if seed.octet:
+        lines.append("#OCTET")
+    if seed.vacancies[0]:
+        lines.append(f"#VACANCIES={seed.vacancies[0]}@{seed.vacancies[1]}")
+    if seed.permute:
+        lines.append("#PERMUTE" + ("" if seed.permute == ("*",) else "=" + ",".join(seed.permute)))
+    if seed.seed:
+        lines.append("#SEED=" + " ".join(map(str, seed.seed)))
+    return "\n".join([*lines, *_settings_lines(seed.settings), ""])
+
+
+def _settings_lines(own: BuildSettings) -> list[str]:
+    """Directives of how structures are built."""
+    usual = BuildSettings()
+    written: dict[str, object] = {
+        "SYMMNO": ",".join(map(str, own.groups)) or None,
+        "SYMMOPS": _range_text(own.operations) if own.operations != usual.operations else None,
+        "SGRANK": _range_text(own.rank) if own.rank != usual.rank else None,
+        "CELLCON": " ".join(f"{x:.10g}" for x in own.constraints) if any(own.constraints) else None,
+        "ADJGEN": own.extra_sites or None,
+        "CONS": own.elongation if own.elongation != usual.elongation else None,
+        "ACONS": own.flatness if own.flatness != usual.flatness else None,
+        "PUSHSTEP": own.step / PUSH_STEP if own.step != usual.step else None,
+        "PUSHMAX": own.patience if own.patience != usual.patience else None,
+        "AUTOSLACK" if own.slack_growth else "SLACK": own.slack if own.slack or own.slack_growth else None,
+        "OVERLAP": own.overlap,
+        "MAXTIME": own.budget / PAIRS_A_SECOND if own.budget != usual.budget else None,
+        "BREAKAMP": own.shake or None,
+    }
+    flags = {
+        "SYMMORPHIC": own.symmorphic,
+        "CHIRAL": own.chiral,
+        "NOPUSH": not own.push,
+        "CELLADAPT": own.adapt,
+        "COMPACT": own.compact,
+        "NOCOMPACT": not own.compact,
+    }
+    return [f"#{key}={value}" for key, value in written.items() if value is not None] + [
+        f"#{key}" for key, on in flags.items() if on
+    ]
+
+
+def _lattice_lines(seed: Seed) -> list[str]:
+    if seed.lattice is None:
+        return []
+    flag = {"fixed": ["#FIX"], "ab": ["#CFIX"], "c": ["#ABFIX"]}.get(seed.cell, [])
+    rows = [" ".join(f"{x:.10f}" for x in row) for row in seed.lattice]
+    return ["%BLOCK LATTICE_CART", *rows, *flag, "%ENDBLOCK LATTICE_CART"]
+
+
+def _position_text(line: SpeciesLine) -> str:
+    place = " ".join(f"{x:.10f}" for x in line.position or (0.0, 0.0, 0.0))
+    return f"{line.symbol} {place} # % {_tags_text(line)}"
+
+
+def _tags_text(line: SpeciesLine) -> str:
+    written = {
+        "NUM": _range_text(line.number),
+        "MINAMP": line.reach[0] or None,
+        "POSAMP": line.reach[1] if line.reach[1] >= 0 else None,
+        **{f"{axis}AMP": width if width >= 0 else None for axis, width in zip("XYZ", line.box, strict=True)},
+        "RAD": line.radius or None,
+        "VOL": line.volume or None,
+    }
+    tags = [f"{key}={value}" for key, value in written.items() if value is not None]
+    return " ".join([*tags, *([] if line.movable else ["NOMOVE"])])
+
+
+def _range_text(window: tuple[float, float]) -> str:
+    low, high = (f"{x:.10g}" for x in window)
+    return low if low == high else f"{low}-{high}"
