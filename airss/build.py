@@ -27,7 +27,7 @@ BoolArray = NDArray[np.bool_]
 StateArray = NDArray[np.uint64]
 IntArray = NDArray[np.int64]
 
-RESTART = 500_000
+RESTART = 200_000
 """Pairs looked at between two rises of the slack."""
 
 PERSISTENCE = 20

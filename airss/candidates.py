@@ -110,7 +110,8 @@ def build_arrays(plan: Plan, wishes: Sequence[Wish]) -> Built:
 
 def _stacked(arrays: Sequence[FloatArray | None]) -> FloatArray:
     """(b, m, 3), m = 0 where there are none."""
-    return np.array([np.zeros((0, 3)) if array is None else array for array in arrays]).reshape(len(arrays), -1, 3)
+    rows = [np.zeros((0, 3)) if array is None else array for array in arrays]
+    return np.stack(rows) if rows else np.zeros((0, 0, 3))
 
 
 @lru_cache(maxsize=256)

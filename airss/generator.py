@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -79,13 +79,18 @@ class RandomSearch:
 
     def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:
         """See `unimat_search.protocol.StructureGenerator.generate`; structure k does not depend on n."""
+        for start in range(0, n, BATCH):
+            yield from self.structures(composition, range(start, min(start + BATCH, n)), seed=seed)
+
+    def structures(
+        self, composition: Composition, indices: Sequence[int], *, seed: int
+    ) -> list[Structure | FailedAttempt]:
+        """The structures with these numbers; none depends on the others."""
         symbols = element_symbols(composition)
         counts = [int(composition[symbol]) for symbol in symbols]
         expected = self._expect(composition)
-        for start in range(0, n, BATCH):
-            streams = (candidate_stream(seed, composition, index) for index in range(start, min(start + BATCH, n)))
-            wishes = [self._wish(rng, expected) for rng in streams]
-            yield from build_structures(symbols, counts, wishes, self.settings)
+        wishes = [self._wish(candidate_stream(seed, composition, index), expected) for index in indices]
+        return build_structures(symbols, counts, wishes, self.settings)
 
     def _wish(self, rng: np.random.Generator, expected: Expectation) -> Wish:
         volume = rng.uniform(*self.volume) * expected.volume

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.core import Element, Lattice
+from pymatgen.core import Element, Lattice, Structure
 
 from unimat_search.airss.settings import (
     ORDERS,
@@ -599,6 +599,16 @@ def to_cell(seed: Seed) -> str:
     if seed.seed:
         lines.append("#SEED=" + " ".join(map(str, seed.seed)))
     return "\n".join([*lines, *_settings_lines(seed.settings), ""])
+
+
+def structure_to_cell(structure: Structure) -> str:
+    """A structure as CASTEP's `.cell`, as `buildcell` writes it."""
+    lines = ["%BLOCK LATTICE_ABC"]
+    lines += [" ".join(f"{x:13.7f}" for x in row) for row in (structure.lattice.abc, structure.lattice.angles)]
+    lines += ["%ENDBLOCK LATTICE_ABC", "", "%BLOCK POSITIONS_FRAC"]
+    for site in structure:
+        lines.append(f"{site.specie.symbol:<4}" + "".join(f"{x:17.10f}" for x in site.frac_coords))
+    return "\n".join([*lines, "%ENDBLOCK POSITIONS_FRAC", ""])
 
 
 def _settings_lines(own: BuildSettings) -> list[str]:

@@ -44,7 +44,7 @@ class BuildSettings:
         step: Part of a pair's overlap that one push takes away.
         patience: Pushes without 2 % less overlap before a draw is given up.
         slack: Part of the separations that may be missing at first.
-        slack_growth: Added to it after each half a million pairs that were looked at.
+        slack_growth: Added to it after each 200,000 pairs of atoms that were looked at.
         overlap: Largest energy per atom of soft spheres with the separations as diameters, which are then relaxed;
             None for no such relaxation.
         adapt: Whether the cell's shape takes part in it.

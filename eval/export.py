@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pymatgen.core import Structure
 
-from unimat_search.eval.relax import EV_PER_CUBIC_ANGSTROM
 from unimat_search.records import Record
-from unimat_search.res import ResEntry, space_group_symbol, to_res
+from unimat_search.res import ResEntry, space_group_symbol, to_res, under_pressure
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -96,14 +95,14 @@ def res_entry(record: Record, pressure: float = 0.0) -> ResEntry:
     structure = _final(record)
     if record.energy is None:
         raise ValueError(f"{record.key} has no energy")
-    return ResEntry(
+    entry = ResEntry(
         name=file_name(record.key),
         structure=structure,
-        pressure=pressure,
-        enthalpy=record.energy + pressure * structure.volume / EV_PER_CUBIC_ANGSTROM,
+        enthalpy=record.energy,
         space_group=space_group_symbol(structure),
         remarks=(f"generator {record.generator} seed {record.seed} index {record.index} outcome {record.outcome}",),
     )
+    return under_pressure(entry, pressure)
 
 
 def _final(record: Record) -> Structure:

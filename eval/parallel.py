@@ -153,10 +153,12 @@ class _Pool:
         self._executor().shutdown(wait=False, kill_workers=True)
 
     def _executor(self) -> Any:  # noqa: ANN401 - loky is untyped
-        """The executor; a new one if it broke."""
-        return get_reusable_executor(
-            max_workers=self.workers, env=ONE_THREAD, initializer=_start_worker, initargs=(os.getpid(),)
-        )
+        return worker_processes(self.workers)
+
+
+def worker_processes(count: int) -> Any:  # noqa: ANN401 - loky is untyped
+    """An executor of processes with one thread each, that end with this one; a new one if the last one broke."""
+    return get_reusable_executor(max_workers=count, env=ONE_THREAD, initializer=_start_worker, initargs=(os.getpid(),))
 
 
 def _results(future: Future[list[Relaxation]], n: int) -> list[Relaxation]:

@@ -15,10 +15,7 @@ from unimat_search.eval.descent import OPTIMIZERS, Optimizer, Variables
 from unimat_search.eval.potential import Crystals, Evaluations, Potential
 from unimat_search.eval.sanity import IN_FLIGHT, Problem, geometry_problem
 from unimat_search.eval.symmetry import Symmetry
-from unimat_search.records import Outcome, Relaxation, RelaxSettings, first_line
-
-EV_PER_CUBIC_ANGSTROM = 160.21766208
-"""In GPa."""
+from unimat_search.records import EV_PER_CUBIC_ANGSTROM, Outcome, Relaxation, RelaxSettings, first_line
 
 SAFE_HEIGHT = 1.5
 """Angstrom between opposite faces of a cell below which it is looked at more closely."""

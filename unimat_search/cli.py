@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unimat_search.cli_airss import airss
 from unimat_search.cli_model import data, sample, train
 from unimat_search.shell import DATA_DIR, FILE, FOLDER, BadInput, clear_errors, progress
 
@@ -41,6 +42,7 @@ def main() -> None:
     metavar="NAME[,KEY=VALUE...]",
     help="Generator, or package.module:Class. Repeatable; the first is the reference. [default: airss, pyxtal]",
 )
+@click.option("--seed-file", type=FILE, help="AIRSS .cell file: its composition, and random search as it says.")
 @click.option("-n", "n", type=int, help="Candidates of each generator for each composition. [default: 20]")
 @click.option("--formula-units", help="Formula units in the cell: 2, 1-4 or 1,2,4. [default: all that fit]")
 @click.option("--max-atoms", type=int, help="Atoms in a cell at most. [default: 20]")
@@ -70,7 +72,15 @@ def main() -> None:
 @click.option(
     "--format", "fmt", type=click.Choice(FORMATS), default="table", show_default=True, help="Of the report on stdout."
 )
-def compare(fmt: str, out: Path | None, resume: bool, overwrite: bool, workers: int | None, **options: Any) -> None:  # noqa: ANN401
+def compare(
+    fmt: str,
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    workers: int | None,
+    seed_file: Path | None,
+    **options: Any,  # noqa: ANN401
+) -> None:
     """Generate, relax, score and compare candidates for one composition or many."""
     with clear_errors("finished candidates are kept: go on with --resume"):
         from unimat_search.compare import read_settings, run_comparison
@@ -80,6 +90,8 @@ def compare(fmt: str, out: Path | None, resume: bool, overwrite: bool, workers: 
             raise BadInput("--resume and --overwrite exclude each other")
         if options["formula_file"]:
             options["formulas"] += tuple(read_formulas(options["formula_file"]))
+        if seed_file:
+            _add_seed_file(options, seed_file)
         if not (options["formulas"] or (resume and out)):
             raise BadInput("no formula is given; use --formula NaCl, or --formulas FILE")
         out = out or Path("runs") / run_name(options["formulas"])
@@ -191,6 +203,20 @@ def render(summary: dict[str, Any], fmt: str) -> str:
             return report.to_table(summary, ascii_only=not encoding.lower().startswith("utf"))
 
 
+def _add_seed_file(options: dict[str, Any], path: Path) -> None:
+    """A seed file's composition, and a generator that builds as it says, before the others."""
+    from unimat_search.airss.seeded import SeedSearch
+
+    seed = SeedSearch(path)
+    click.echo(f"{path.name}: {seed.describe()}", err=True)
+    if not options["formulas"]:
+        if seed.formula is None:
+            raise BadInput(f"the composition of {path} varies; give --formula too")
+        options["formulas"] = (seed.formula,)
+        options["formula_units"] = options["formula_units"] or seed.formula_units
+    options["generators"] = (f'airss:seed,seed_file="{path.resolve()}"', *options["generators"])
+
+
 def _settings(options: dict[str, Any], stored: CompareSettings | None) -> CompareSettings:
     """The command's options over the stored or the default settings."""
     from unimat_search.compare import CompareSettings
@@ -218,7 +244,7 @@ def _numbers(text: str) -> tuple[float, float, float]:
     return ltol, stol, angle_tol
 
 
-for command in (train, sample, data):
+for command in (train, sample, data, airss):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pymatgen.core import Composition, Structure
 
 
+EV_PER_CUBIC_ANGSTROM = 160.21766208
+"""In GPa."""
+
+
 class UserError(Exception):
     """Something that the user can put right; the message is one line that says how."""
 

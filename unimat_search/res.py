@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from math import gcd, isfinite
 from pathlib import Path
 
 import numpy as np
 from pymatgen.core import Composition, Lattice, Structure
+
+from unimat_search.records import EV_PER_CUBIC_ANGSTROM
 
 WAVELENGTH = 1.54180
 """Of copper's K-alpha line, angstrom: SHELX's CELL line begins with it, whatever the structure."""
@@ -62,6 +64,12 @@ class ResEntry:
     def enthalpy_per_unit(self) -> float:
         """EV per formula unit."""
         return self.enthalpy / self.formula_units
+
+
+def under_pressure(entry: ResEntry, pressure: float) -> ResEntry:
+    """An entry under so much more pressure (GPa), its structure as it is."""
+    enthalpy = entry.enthalpy + pressure * entry.structure.volume / EV_PER_CUBIC_ANGSTROM
+    return replace(entry, pressure=entry.pressure + pressure, enthalpy=enthalpy)
 
 
 def to_res(entry: ResEntry) -> str:

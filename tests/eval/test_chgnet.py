@@ -27,7 +27,7 @@ from unimat_search.eval.chgnet.kernels import LEVELS, WIDTH, CompiledKernel, lev
 from unimat_search.eval.chgnet.network import Network, UnsupportedModelError
 from unimat_search.eval.potential import Crystals, Evaluations
 from unimat_search.eval.references import load_references
-from unimat_search.eval.relax import EV_PER_CUBIC_ANGSTROM
+from unimat_search.records import EV_PER_CUBIC_ANGSTROM
 
 compiled_only = pytest.mark.skipif(not levels(), reason="there are no compiled kernels")
 KERNELS = [pytest.param(False, id="torch"), pytest.param(True, id="compiled", marks=compiled_only)]

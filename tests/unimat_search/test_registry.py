@@ -30,7 +30,7 @@ def test_what_is_not_packaged_is_imported() -> None:
 
 
 def test_options_reach_the_factory() -> None:
-    assert load("generators", Spec.parse("airss,max_tries=3")).max_tries == 3
+    assert load("generators", Spec.parse("airss,patience=3")).settings.patience == 3
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_options_reach_the_factory() -> None:
         ("tests.plugins:Missing", "can't be imported: AttributeError"),
         ("no.such.module:Class", "can't be imported: ModuleNotFoundError"),
         ("tests.plugins:broken_factory", "OSError: weights not found"),
-        ("airss,no_such_option=1", "unexpected keyword argument 'no_such_option'"),
-        ("airss,max_tries=0", "max_tries must be 1 or more"),
+        ("airss,no_such_option=1", "unknown option 'no_such_option'"),
+        ("airss,patience=0", "patience must be 1 or more"),
     ],
 )
 def test_what_cannot_be_built(text: str, says: str) -> None:
@@ -51,5 +51,5 @@ def test_what_cannot_be_built(text: str, says: str) -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(UnknownPluginError, match="airss, pyxtal"):
+    with pytest.raises(UnknownPluginError, match="airss, airss:paper"):
         load("generators", Spec.parse("airs"))

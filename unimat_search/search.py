@@ -1,0 +1,137 @@
+"""Random search around a generator: relax, shake and relax again, keep what is new, rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Structure
+
+from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, relax_chunks
+from unimat_search.eval.unique import SAME, unite
+from unimat_search.records import MatchSettings, Outcome, Relaxation, RelaxSettings
+from unimat_search.registry import Spec
+from unimat_search.res import ResEntry, space_group_symbol, under_pressure
+
+
+@dataclass(frozen=True)
+class Shaking:
+    """Relax-and-shake: displace every atom and strain the cell at random, relax again, keep what is lower.
+
+    Attributes:
+        times: Of each structure.
+        amplitude: Largest displacement of an atom, angstrom.
+        strain: Largest strain of the cell.
+    """
+
+    times: int = 0
+    amplitude: float = 0.5
+    strain: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.times < 0 or not self.amplitude >= 0 or not 0 <= self.strain < 0.5:
+            raise ValueError(
+                "shakes and amplitude must be 0 or more and the strain below 0.5, "
+                f"got {self.times}, {self.amplitude} and {self.strain}"
+            )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        entries: Relaxed structures with their enthalpies, in the order of the candidates.
+        failures: Reasons of the others, by name.
+    """
+
+    entries: tuple[ResEntry, ...]
+    failures: dict[str, str]
+
+
+def search(
+    candidates: Iterable[tuple[str, Structure]],
+    relaxer: Spec,
+    settings: RelaxSettings,
+    *,
+    shaking: Shaking = Shaking(),
+    seed: int = 0,
+    workers: int = 1,
+    chunk: int = DEFAULT_CHUNK,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> Found:
+    """Relax candidates, and shake each several times.
+
+    Args:
+        candidates: Names and structures.
+        relaxer: The potential.
+        settings: When a relaxation ends; its pressure enters the enthalpies.
+        shaking: How often and how strongly.
+        seed: Of the shakes.
+        workers: Processes.
+        chunk: Structures that a process gets at once.
+        on_progress: Told the number of relaxations that are done.
+    """
+    done = 0
+    best: dict[str, ResEntry] = {}
+    failures: dict[str, str] = {}
+    waiting = list(candidates)
+    for turn in range(shaking.times + 1):
+        chunks = ((part, [structure for _, structure in part]) for part in chunked(waiting, chunk))
+        for part, results in relax_chunks(relaxer, chunks, settings, workers=workers):
+            done += len(part)
+            on_progress(done)
+            for (name, _), result in zip(part, results, strict=True):
+                entry = _entry(name, result, settings.pressure)
+                if entry is None:
+                    failures.setdefault(name, result.detail or str(result.outcome))
+                elif name not in best or entry.enthalpy < best[name].enthalpy:
+                    best[name] = entry
+        names = [name for name, _ in waiting if name in best]
+        waiting = [
+            (name, shaken(best[name].structure, np.random.default_rng([seed, turn, row]), shaking))
+            for row, name in enumerate(names)
+        ]
+    order = [name for name, _ in waiting]
+    return Found(tuple(best[name] for name in order), {n: text for n, text in failures.items() if n not in best})
+
+
+def _entry(name: str, result: Relaxation, pressure: float) -> ResEntry | None:
+    """A relaxed structure with its enthalpy; None if it did not converge."""
+    if result.outcome is not Outcome.CONVERGED or result.structure is None or result.energy is None:
+        return None
+    entry = ResEntry(name, result.structure, enthalpy=result.energy, space_group=space_group_symbol(result.structure))
+    return under_pressure(entry, pressure)
+
+
+def shaken(structure: Structure, rng: np.random.Generator, shaking: Shaking) -> Structure:
+    """A structure with each atom displaced within a sphere and the cell strained."""
+    drawn = rng.uniform(-shaking.strain, shaking.strain, (3, 3))
+    strain = np.diag(drawn.diagonal()) + (np.triu(drawn, 1) + np.triu(drawn, 1).T) / 2
+    lattice = structure.lattice.matrix @ (np.eye(3) + strain)
+    moves = np.array([_within_sphere(rng) for _ in structure]) * shaking.amplitude
+    coords = structure.frac_coords @ lattice + moves
+    return Structure(lattice, structure.species, coords, coords_are_cartesian=True, to_unit_cell=True)
+
+
+def _within_sphere(rng: np.random.Generator) -> NDArray[np.float64]:
+    direction = rng.normal(size=3)
+    return np.asarray(direction / np.linalg.norm(direction) * rng.random() ** (1 / 3))
+
+
+def united(entries: Sequence[ResEntry], *, window: float = 0.01, matcher: MatchSettings = SAME) -> list[ResEntry]:
+    """One entry for each crystal, the lowest, with the copies of all; the lowest first.
+
+    Args:
+        entries: Relaxed structures.
+        window: Enthalpies that differ by more are of different crystals, eV/atom.
+        matcher: When two of the others are the same.
+    """
+    per_atom = [entry.enthalpy / len(entry.structure) for entry in entries]
+    families = unite([entry.structure for entry in entries], per_atom, window=window, matcher=matcher)
+    return [
+        replace(entries[family.members[0]], copies=sum(entries[i].copies for i in family.members))
+        for family in families
+    ]
