@@ -18,7 +18,7 @@ from unimat_search.airss.cell import (
     shortest_edge,
     transform,
 )
-from unimat_search.airss.compiled import compiled, uniform
+from unimat_search.airss.compiled import compiled, inner, uniform
 from unimat_search.airss.packing import Crystal, Pairs, place_atoms, push_apart, relieve
 from unimat_search.airss.symmetry import GroupTable
 
@@ -197,7 +197,7 @@ def build(plan: Plan, wanted: Wanted, room: Room, built: Built) -> None:
                 built.slacks[b] = slack
 
 
-@compiled
+@inner
 def _draw_group(state: StateArray, weights: FloatArray) -> int:
     """A position, by probabilities that are added up."""
     wanted = uniform(state) * weights[len(weights) - 1]
@@ -207,7 +207,7 @@ def _draw_group(state: StateArray, weights: FloatArray) -> int:
     return group
 
 
-@compiled
+@inner
 def _draw(
     plan: Plan, wanted: Wanted, b: int, group: int, slack: float, budget: int, room: Room, built: Built
 ) -> tuple[bool, int]:
@@ -267,7 +267,7 @@ def _draw(
     return found, effort
 
 
-@compiled
+@inner
 def _draw_cell(state: StateArray, plan: Plan, volumes: FloatArray, group: int, lattice: FloatArray) -> bool:
     """A cell of the right volume that the group allows. Writes (3, 3)."""
     first, last = plan.groups.first_operation[group], plan.groups.first_operation[group + 1]
@@ -288,7 +288,7 @@ def _draw_cell(state: StateArray, plan: Plan, volumes: FloatArray, group: int, l
     return found
 
 
-@compiled
+@inner
 def _turned(to_cartesian: FloatArray, m: FloatArray, back: FloatArray, out: FloatArray) -> None:
     """A fractional matrix in Cartesian coordinates. All (3, 3)."""
     half = np.empty((3, 3))
@@ -296,7 +296,7 @@ def _turned(to_cartesian: FloatArray, m: FloatArray, back: FloatArray, out: Floa
     multiply(half, back, out)
 
 
-@compiled
+@inner
 def _draw_sites(
     state: StateArray, plan: Plan, group: int, to_cartesian: FloatArray, back: FloatArray, crystal: Crystal
 ) -> int:
@@ -334,7 +334,7 @@ def _draw_sites(
     return orbits
 
 
-@compiled
+@inner
 def _draw_site(state: StateArray, table: GroupTable, group: int, multiplicity: int, taken: BoolArray) -> int:
     """A site of this multiplicity, with room; -1 if there is none."""
     start = table.first_site[group]
@@ -349,7 +349,7 @@ def _draw_site(state: StateArray, table: GroupTable, group: int, multiplicity: i
     return chosen
 
 
-@compiled
+@inner
 def _make_single(crystal: Crystal, j: int) -> None:
     """Atom j becomes an orbit of its own."""
     for a in range(3):
@@ -361,7 +361,7 @@ def _make_single(crystal: Crystal, j: int) -> None:
     crystal.movable[j] = True
 
 
-@compiled
+@inner
 def _break_symmetry(state: StateArray, radius: float, crystal: Crystal) -> int:
     """Displace every atom by up to a radius, each on its own from now on; how many there are."""
     atoms = np.empty((len(crystal.orbit), 3))
@@ -379,7 +379,7 @@ def _break_symmetry(state: StateArray, radius: float, crystal: Crystal) -> int:
     return len(atoms)
 
 
-@compiled
+@inner
 def _start_atoms(state: StateArray, plan: Plan, points: FloatArray, to_cartesian: FloatArray, crystal: Crystal) -> None:
     """Every atom an orbit of its own, where it is given or anywhere."""
     for j in range(len(plan.species)):
@@ -392,7 +392,7 @@ def _start_atoms(state: StateArray, plan: Plan, points: FloatArray, to_cartesian
             transform(to_cartesian, uniform(state), uniform(state), uniform(state), crystal.points[j])
 
 
-@compiled
+@inner
 def _write(plan: Plan, crystal: Crystal, lattice: FloatArray, coords: FloatArray, species: IntArray) -> None:
     """The crystal in a right-handed cell, atoms by element."""
     if plan.compact:

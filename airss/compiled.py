@@ -14,6 +14,9 @@ Function = TypeVar("Function", bound=Callable[..., object])
 compiled = cast(Callable[[Function], Function], njit(cache=True, error_model="numpy"))
 """Compiles a function once for each machine; division by zero follows IEEE."""
 
+inner = cast(Callable[[Function], Function], njit(error_model="numpy", no_cpython_wrapper=True))
+"""The same for functions that only compiled ones call: they are compiled, and kept, as a part of these."""
+
 
 def random_state(rng: np.random.Generator) -> NDArray[np.uint64]:
     """A state for `uniform`. (4,)."""

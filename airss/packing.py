@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimat_search.airss.cell import average, determinant, inverse, transform
-from unimat_search.airss.compiled import compiled
+from unimat_search.airss.compiled import inner
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -72,7 +72,7 @@ class Pairs(NamedTuple):
     least: FloatArray
 
 
-@compiled
+@inner
 def place_atoms(crystal: Crystal, atoms: FloatArray) -> None:
     """Positions of all atoms from those of the orbits' first ones. Writes (n, 3)."""
     for j in range(len(crystal.orbit)):
@@ -86,7 +86,7 @@ def place_atoms(crystal: Crystal, atoms: FloatArray) -> None:
             )
 
 
-@compiled
+@inner
 def list_pairs(crystal: Crystal, atoms: FloatArray, least: FloatArray, pairs: Pairs) -> int:
     """List every pair within its least distance and `SKIN`, each orbit's with itself and with later ones.
 
@@ -137,7 +137,7 @@ def list_pairs(crystal: Crystal, atoms: FloatArray, least: FloatArray, pairs: Pa
     return count
 
 
-@compiled
+@inner
 def push_apart(
     crystal: Crystal, least: FloatArray, pairs: Pairs, step: float, patience: int, budget: int
 ) -> tuple[bool, int]:
@@ -181,7 +181,7 @@ def push_apart(
     return False, work
 
 
-@compiled
+@inner
 def overlaps(crystal: Crystal, atoms: FloatArray, pairs: Pairs, count: int, step: float, pushes: FloatArray) -> float:
     """The pushes on the orbits' first atoms (k, 3), and the sum of d^2 - r^2 over the pairs that are too near."""
     _clear(pushes)
@@ -201,7 +201,7 @@ def overlaps(crystal: Crystal, atoms: FloatArray, pairs: Pairs, count: int, step
     return total
 
 
-@compiled
+@inner
 def push_pair(crystal: Crystal, i: int, j: int, x: float, y: float, z: float, pushes: FloatArray) -> None:
     """Add a pair's push on atom j, and its opposite on the first atom of orbit i, to those of the first atoms."""
     pushes[i, 0] -= x
@@ -216,7 +216,7 @@ def push_pair(crystal: Crystal, i: int, j: int, x: float, y: float, z: float, pu
         pushes[other, c] += share * turned
 
 
-@compiled
+@inner
 def move(crystal: Crystal, pushes: FloatArray) -> float:
     """Move the orbits' first atoms as far as their sites allow; the largest component of all moves."""
     largest = 0.0
@@ -234,7 +234,7 @@ def move(crystal: Crystal, pushes: FloatArray) -> float:
     return largest
 
 
-@compiled
+@inner
 def farthest(points: FloatArray, start: FloatArray) -> float:
     """The longest way that a point has gone."""
     longest = 0.0
@@ -246,7 +246,7 @@ def farthest(points: FloatArray, start: FloatArray) -> float:
     return float(np.sqrt(longest))
 
 
-@compiled
+@inner
 def repulsion(
     crystal: Crystal, atoms: FloatArray, pairs: Pairs, count: int, forces: FloatArray, virial: FloatArray
 ) -> float:
@@ -280,7 +280,7 @@ def repulsion(
     return energy / len(atoms)
 
 
-@compiled
+@inner
 def relieve(
     crystal: Crystal, least: FloatArray, pairs: Pairs, limit: float, adapt: bool, budget: int
 ) -> tuple[bool, int]:
@@ -349,7 +349,7 @@ def relieve(
     return False, work
 
 
-@compiled
+@inner
 def _clear(rows: FloatArray) -> None:
     """Zeros. (m, 3)."""
     for i in range(len(rows)):
@@ -357,7 +357,7 @@ def _clear(rows: FloatArray) -> None:
             rows[i, c] = 0.0
 
 
-@compiled
+@inner
 def _copy_rows(rows: FloatArray, out: FloatArray) -> None:
     """(m, 3) -> (m, 3)."""
     for i in range(len(rows)):
@@ -365,7 +365,7 @@ def _copy_rows(rows: FloatArray, out: FloatArray) -> None:
             out[i, c] = rows[i, c]
 
 
-@compiled
+@inner
 def _blend(rows: FloatArray, keep: float, others: FloatArray, add: float) -> None:
     """`keep` times rows and `add` times others, in place of the former. (m, 3)."""
     for i in range(len(rows)):
@@ -373,7 +373,7 @@ def _blend(rows: FloatArray, keep: float, others: FloatArray, add: float) -> Non
             rows[i, c] = keep * rows[i, c] + add * others[i, c]
 
 
-@compiled
+@inner
 def _inner(a: FloatArray, b: FloatArray) -> float:
     """Sum of the products. (m, 3)."""
     total = 0.0
@@ -383,7 +383,7 @@ def _inner(a: FloatArray, b: FloatArray) -> float:
     return total
 
 
-@compiled
+@inner
 def _weighted(crystal: Crystal, a: FloatArray, b: FloatArray) -> float:
     """Sum of the products over all atoms. (k, 3)."""
     total = 0.0
@@ -393,7 +393,7 @@ def _weighted(crystal: Crystal, a: FloatArray, b: FloatArray) -> float:
     return total
 
 
-@compiled
+@inner
 def _largest(rows: FloatArray) -> float:
     """The largest number but for its sign. (m, 3)."""
     largest = 0.0
@@ -403,7 +403,7 @@ def _largest(rows: FloatArray) -> float:
     return largest
 
 
-@compiled
+@inner
 def _project(crystal: Crystal, forces: FloatArray) -> None:
     """Keep the part of the forces (k, 3) that the sites allow."""
     allowed = np.empty(3)
@@ -413,7 +413,7 @@ def _project(crystal: Crystal, forces: FloatArray) -> None:
             forces[i, c] = allowed[c] if crystal.movable[i] else 0.0
 
 
-@compiled
+@inner
 def _allowed_stress(group: FloatArray, virial: FloatArray, size: float, stress: FloatArray) -> None:
     """The part of a virial without trace that all operations leave as it is, by a length. (order, 3, 3), (3, 3)."""
     average(group, virial, stress)
@@ -424,7 +424,7 @@ def _allowed_stress(group: FloatArray, virial: FloatArray, size: float, stress: 
             stress[a, b] /= size
 
 
-@compiled
+@inner
 def _deform(
     crystal: Crystal, stretching: FloatArray, time: float, pairs: Pairs, count: int, start: FloatArray
 ) -> float:
@@ -445,7 +445,7 @@ def _deform(
     return 3 * time * _largest(stretching) * (widest + SKIN)
 
 
-@compiled
+@inner
 def _stretch(rows: FloatArray, count: int, stretch: FloatArray) -> None:
     """Row vectors times a matrix (3, 3), in place."""
     for i in range(count):

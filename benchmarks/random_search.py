@@ -10,6 +10,7 @@ lattice is given) and the same separations. Every structure is checked over 5 x 
 
 from __future__ import annotations
 
+import signal
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -160,7 +161,7 @@ def measure(case: Case, seconds: float) -> Rate:
     began, objects = time.process_time(), 0
     while time.process_time() - began < seconds / 3:
         objects += len(
-            build_structures(*zip(*case.counts.items(), strict=True), wishes(case, start, BATCH), case.settings)
+            build_structures(list(case.counts), list(case.counts.values()), wishes(case, start, BATCH), case.settings)
         )
         start += 1
     as_objects = objects / (time.process_time() - began)
@@ -179,9 +180,12 @@ def pyxtal_structures(case: Case, seconds: float) -> tuple[int, float]:
     tolerance = Tol_matrix(*pairs, prototype="atomic", factor=1.0)
     rng = np.random.default_rng(0)
     began, made = time.process_time(), 0
+    signal.signal(signal.SIGVTALRM, _out_of_time)
     for number in _endless(numbers, rng):
-        if time.process_time() - began > seconds:
+        left = began + seconds - time.process_time()
+        if left <= 0:
             break
+        signal.setitimer(signal.ITIMER_VIRTUAL, left)  # one attempt may take minutes
         crystal = pyxtal()
         volume = case.volume * rng.uniform(0.95, 1.05)
         with warnings.catch_warnings():
@@ -202,7 +206,12 @@ def pyxtal_structures(case: Case, seconds: float) -> tuple[int, float]:
                 made += bool(crystal.valid)
             except Exception:  # PyXtal raises its own kinds, and others
                 continue
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     return made, time.process_time() - began
+
+
+def _out_of_time(*_: object) -> None:
+    raise TimeoutError
 
 
 def _pairs(case: Case) -> list[tuple[tuple[str, str], float]]:
@@ -245,7 +254,7 @@ def _chunk(task: tuple[Case, int, int]) -> int:
     made = 0
     for batch in range(batches):
         results = build_structures(
-            *zip(*case.counts.items(), strict=True), wishes(case, 100 * start + batch, BATCH), case.settings
+            list(case.counts), list(case.counts.values()), wishes(case, 100 * start + batch, BATCH), case.settings
         )
         made += sum(not isinstance(one, FailedAttempt) for one in results)
     return made
