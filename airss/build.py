@@ -30,8 +30,8 @@ IntArray = NDArray[np.int64]
 RESTART = 200_000
 """Pairs looked at between two rises of the slack."""
 
-PERSISTENCE = 20
-"""Draws in one space group before another one is drawn, so that easy groups do not crowd out the others."""
+DRAW = 500
+"""What drawing a cell and sites costs, in pairs looked at."""
 
 
 class Occupations(NamedTuple):
@@ -59,6 +59,7 @@ class Plan(NamedTuple):
         movable: Whether overlaps move the atom, in P1. (n,)
         placed: Whether the atom starts at a given point, in P1. (n,)
         given_cell: Whether the cell is given too.
+        persistence: Draws in one space group before another one is drawn.
         constraints: See `cell.random_metric`. (6,)
         elongation: Likewise.
         flatness: Likewise.
@@ -81,6 +82,7 @@ class Plan(NamedTuple):
     movable: BoolArray
     placed: BoolArray
     given_cell: bool
+    persistence: int
     constraints: FloatArray
     elongation: float
     flatness: float
@@ -187,7 +189,7 @@ def build(plan: Plan, wanted: Wanted, room: Room, built: Built) -> None:
         draws, group = 0, 0
         while built.groups[b] < 0 and built.work[b] < plan.budget:
             slack = min(plan.slack + plan.slack_growth * (built.work[b] // RESTART), 0.9)
-            if draws % PERSISTENCE == 0:
+            if draws % plan.persistence == 0:
                 group = _draw_group(wanted.states[b], plan.weights)
             draws += 1
             found, work = _draw(plan, wanted, b, group, slack, plan.budget - built.work[b], room, built)
@@ -215,7 +217,7 @@ def _draw(
     state, least, crystal = wanted.states[b], wanted.least[b], room.crystal
     own = plan.groups.first_operation[group]
     order = plan.groups.first_operation[group + 1] - own
-    effort = 10 + len(plan.species)
+    effort = DRAW
     if plan.given_cell:
         copy(wanted.lattices[b], crystal.lattice)
     elif not _draw_cell(state, plan, wanted.volumes[b], group, crystal.lattice):

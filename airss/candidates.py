@@ -142,6 +142,7 @@ def make_plan(
         movable=np.array(movable or [True] * atoms),
         placed=np.array(placed or [False] * atoms),
         given_cell=given_cell,
+        persistence=settings.persistence,
         constraints=np.array(settings.constraints, dtype=float),
         elongation=settings.elongation,
         flatness=settings.flatness,

@@ -104,6 +104,11 @@ def standard(**options: Any) -> RandomSearch:  # noqa: ANN401
     return RandomSearch(**options)
 
 
+def wide(**options: Any) -> RandomSearch:  # noqa: ANN401
+    """All space groups evenly, occupied in any way: for crystals of high symmetry, which most known ones are."""
+    return RandomSearch(**{"operations": "1-48", "extra_sites": "any", "persistence": 100_000, **options})
+
+
 def paper(**options: Any) -> RandomSearch:  # noqa: ANN401
     """Random search as in GNoME and UniMat, as far as their texts tell (Merchant et al., Nature 624, 80, Methods).
 

@@ -33,6 +33,8 @@ class BuildSettings:
         chiral: Only groups that have no mirror image of their own (Sohncke groups).
         by_count: Draw the number of operations first, then a group, as AIRSS's buildcell does; else each group is as
             likely as any other.
+        persistence: Draws in one space group before another one is drawn: with many, groups in which atoms hardly find
+            room are as frequent as the others.
         extra_sites: An element's inequivalent sites beyond the fewest that its atoms need; None for any number.
         constraints: Of a, b, c, alpha, beta, gamma of the conventional cell: 0 is free, -1 equal among those marked so;
             an angle in degrees.
@@ -60,6 +62,7 @@ class BuildSettings:
     symmorphic: bool = False
     chiral: bool = False
     by_count: bool = False
+    persistence: int = 20
     extra_sites: int | None = 0
     constraints: tuple[float, ...] = (0.0,) * 6
     elongation: float = 0.4
@@ -99,7 +102,7 @@ class BuildSettings:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{name} must be {low} to {high}, got {value}")
-        for name in ("patience", "budget"):
+        for name in ("patience", "budget", "persistence"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if self.extra_sites is not None and self.extra_sites < 0:

@@ -99,6 +99,21 @@ def test_groups_are_drawn_evenly_or_by_the_count_of_operations() -> None:
     assert shares[True] == pytest.approx(1 / 3, abs=0.07)
 
 
+def test_groups_are_as_frequent_as_each_other_where_the_group_is_held() -> None:
+    """YAl3's twelve atoms hardly fit into most groups with many operations; with slack that grows they do in time."""
+    shares = {}
+    for persistence in (1, 100_000):
+        options = BuildSettings((1, 48), extra_sites=None, slack_growth=0.01, persistence=persistence)
+        plan = make_plan((9, 3), options)
+        assert plan is not None
+        built = build_arrays(plan, wishes(400, 180.0, np.array([[2.6, 2.7], [2.7, 3.3]])))
+        drawn = plan.groups.numbers[built.groups].tolist()
+        shares[persistence] = np.mean([space_group(number).order >= 12 for number in drawn])
+        possible = np.mean([space_group(number).order >= 12 for number in plan.groups.numbers.tolist()])
+    assert shares[1] < 0.6 * possible
+    assert shares[100_000] == pytest.approx(possible, abs=0.08)
+
+
 def test_a_structure_does_not_depend_on_the_batch() -> None:
     plan = make_plan((2, 4), BuildSettings(operations=(1, 8)))
     assert plan is not None

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Composition, Lattice, Structure
 
-from unimat_search.airss import RandomSearch, paper, standard
+from unimat_search.airss import RandomSearch, paper, standard, wide
 from unimat_search.airss.knowledge import expect_from_radii, expect_from_table
 from unimat_search.eval.sanity import neighbour_pairs, structure_problem
 from unimat_search.records import FailedAttempt
@@ -29,7 +29,7 @@ def cells(draw: st.DrawFn) -> Composition:
     return Composition(dict(zip(symbols, counts, strict=True)))
 
 
-@pytest.mark.parametrize("make", [RandomSearch, standard, paper])
+@pytest.mark.parametrize("make", [RandomSearch, standard, paper, wide])
 def test_the_contract(make: type[RandomSearch]) -> None:
     check_generator(make(), "Sr2Ti2O6", n=6)
 
@@ -77,7 +77,7 @@ def test_structure_k_does_not_depend_on_how_many_are_asked_for(seed: int, n: int
 
 
 def test_presets_are_columns_of_a_comparison() -> None:
-    for name in ("airss", "airss:standard", "airss:paper"):
+    for name in ("airss", "airss:standard", "airss:paper", "airss:wide"):
         search = load("generators", Spec.parse(f"{name},operations=2"))
         assert search.settings.operations == (2, 2)
 
