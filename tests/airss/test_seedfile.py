@@ -366,3 +366,8 @@ def test_every_directive_of_bulk_search_is_known() -> None:
         "VACANCIES"
     )  # fmt: skip
     assert set(wanted.split()) == set(DIRECTIVES)
+
+
+def test_the_documentation_names_every_directive(root: Path) -> None:
+    text = (root / "docs" / "airss.md").read_text()
+    assert [name for name in DIRECTIVES if name not in text] == []
