@@ -19,7 +19,7 @@ from unimat_search.airss.cell import (
     transform,
 )
 from unimat_search.airss.compiled import compiled, inner, uniform
-from unimat_search.airss.packing import Crystal, Pairs, place_atoms, push_apart, relieve
+from unimat_search.airss.packing import Crystal, Pairs, place_atoms, push_apart, random_in_sphere, relieve_and_shake
 from unimat_search.airss.symmetry import GroupTable
 
 FloatArray = NDArray[np.float64]
@@ -70,8 +70,9 @@ class Plan(NamedTuple):
         patience: Likewise.
         slack: Part of the least distances that is let go when atoms are pushed.
         slack_growth: Added to it after every `RESTART` pairs looked at.
-        overlap: Energy per atom that is left by `packing.relieve`; negative: it is not called.
-        adapt: Whether it may change the cell's shape.
+        overlap: Energy per atom that `packing.relieve_and_shake` may leave; negative: it is not called.
+        adapt: See there.
+        rash: Amplitude of its shakes.
         budget: Pairs that may be looked at before a structure is given up.
     """
 
@@ -95,6 +96,7 @@ class Plan(NamedTuple):
     slack_growth: float
     overlap: float
     adapt: bool
+    rash: float
     budget: int
 
 
@@ -262,7 +264,9 @@ def _draw(
     found, work = push_apart(drawn, scaled, room.pairs, plan.step, plan.patience, budget if plan.push else 1)
     effort += work
     if found and plan.overlap >= 0:
-        found, work = relieve(drawn, least, room.pairs, plan.overlap, plan.adapt, min(RESTART, budget))
+        found, work = relieve_and_shake(
+            state, drawn, least, room.pairs, plan.overlap, plan.adapt, plan.rash, min(RESTART, budget)
+        )
         effort += work
     if found:
         _write(plan, drawn, built.lattices[b], built.coords[b], built.species[b])
@@ -370,14 +374,9 @@ def _break_symmetry(state: StateArray, radius: float, crystal: Crystal) -> int:
     place_atoms(crystal, atoms)
     for j in range(len(atoms)):
         _make_single(crystal, j)
-        square = 2.0
-        x, y, z = 0.0, 0.0, 0.0
-        while square > 1:
-            x, y, z = 2 * uniform(state) - 1, 2 * uniform(state) - 1, 2 * uniform(state) - 1
-            square = x * x + y * y + z * z
-        crystal.points[j, 0] = atoms[j, 0] + radius * x
-        crystal.points[j, 1] = atoms[j, 1] + radius * y
-        crystal.points[j, 2] = atoms[j, 2] + radius * z
+        random_in_sphere(state, radius, crystal.points[j])
+        for c in range(3):
+            crystal.points[j, c] += atoms[j, c]
     return len(atoms)
 
 

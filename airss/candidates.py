@@ -155,6 +155,7 @@ def make_plan(
         slack_growth=settings.slack_growth,
         overlap=-1.0 if settings.overlap is None else settings.overlap,
         adapt=settings.adapt,
+        rash=settings.rash,
         budget=settings.budget,
     )
 

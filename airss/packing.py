@@ -13,16 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimat_search.airss.cell import average, determinant, inverse, transform
-from unimat_search.airss.compiled import inner
+from unimat_search.airss.compiled import inner, uniform
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+StateArray = NDArray[np.uint64]
 
 SKIN = 0.8
 """Pairs are listed up to this far beyond their least distance."""
 
 MARGIN = 1.002
 """Pairs are pushed to this many times their least distance, so that the last step is not infinitely small."""
+
+SHAKES = 10
+"""Without gain, after which overlap counts as not to be relieved."""
 
 LONGEST_STEP = 0.1
 """Of an atom while the overlap is relieved."""
@@ -283,19 +287,19 @@ def repulsion(
 @inner
 def relieve(
     crystal: Crystal, least: FloatArray, pairs: Pairs, limit: float, adapt: bool, budget: int
-) -> tuple[bool, int]:
+) -> tuple[float, int]:
     """Minimise the energy of soft spheres by FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201), at constant volume.
 
     Args:
         crystal: Its points are moved; its lattice and shifts too if the cell adapts.
         least: Diameter of the spheres of each pair of species.
         pairs: Room for the pairs.
-        limit: Energy per atom that is low enough (OVERLAP).
+        limit: Energy per atom that is low enough.
         adapt: Whether the cell's shape is free, as far as the group allows (CELLADAPT).
         budget: Pairs looked at after which it gives up.
 
     Returns:
-        Whether the energy is low enough, and the pairs looked at.
+        The energy per atom, infinite if there were too many pairs, and the pairs looked at.
     """
     n, k = len(crystal.orbit), len(crystal.sizes)
     atoms, start = np.empty((n, 3)), np.empty((k, 3))
@@ -303,20 +307,20 @@ def relieve(
     virial, stress, stretching = np.empty((3, 3)), np.zeros((3, 3)), np.zeros((3, 3))
     size = abs(determinant(crystal.lattice)) ** (1 / 3)
     time, inertia, downhill, work, count = 0.02, 0.1, 0, 0, -1
-    moved, bent = np.inf, 0.0
+    moved, bent, energy = np.inf, 0.0, np.inf
     while work < budget:
         place_atoms(crystal, atoms)
         if moved > 0.5 * SKIN:
             count = list_pairs(crystal, atoms, least, pairs)
             work += k * n
             if count < 0:
-                return False, work
+                return np.inf, work
             _copy_rows(crystal.points, start)
             bent = 0.0
         energy = repulsion(crystal, atoms, pairs, count, forces, virial)
         work += count
         if energy <= limit:
-            return True, work
+            return energy, work
         _project(crystal, forces)
         if adapt:
             _allowed_stress(crystal.group, virial, size, stress)
@@ -324,7 +328,7 @@ def relieve(
         force = _weighted(crystal, forces, forces) + _inner(stress, stress)
         speed = _weighted(crystal, velocities, velocities) + _inner(stretching, stretching)
         if force < 1e-6 * n:
-            return False, work
+            return energy, work
         if power > 0:
             mix = inertia * np.sqrt(speed / force)
             _blend(velocities, 1 - inertia, forces, mix)
@@ -346,7 +350,69 @@ def relieve(
         if adapt:
             bent += _deform(crystal, stretching, time / size, pairs, count, start)
         moved = bent + farthest(crystal.points, start)
-    return False, work
+    return energy, work
+
+
+@inner
+def relieve_and_shake(
+    state: StateArray,
+    crystal: Crystal,
+    least: FloatArray,
+    pairs: Pairs,
+    limit: float,
+    adapt: bool,
+    amplitude: float,
+    budget: int,
+) -> tuple[bool, int]:
+    """Relieve the overlap; where that is not enough, shake the best so far and relieve again (RASH).
+
+    Args:
+        state: Of the random numbers.
+        crystal: See `relieve`.
+        least: Likewise.
+        pairs: Likewise.
+        limit: Energy per atom that is low enough (OVERLAP).
+        adapt: See `relieve` (CELLADAPT).
+        amplitude: Of the shakes; 0 for none. They end after ten without gain.
+        budget: See `relieve`.
+
+    Returns:
+        Whether the energy is low enough, and the pairs looked at.
+    """
+    best, work = relieve(crystal, least, pairs, limit, adapt, budget)
+    points, shifts, lattice = crystal.points.copy(), crystal.shifts.copy(), crystal.lattice.copy()
+    vain = 0 if amplitude > 0 else SHAKES
+    while best > limit and vain < SHAKES and work < budget:
+        displacements = np.empty_like(points)
+        for i in range(len(points)):
+            random_in_sphere(state, amplitude, displacements[i])
+        move(crystal, displacements)
+        energy, used = relieve(crystal, least, pairs, limit, adapt, budget - work)
+        work += used
+        if energy < best:
+            best, vain = energy, 0
+            _copy_rows(crystal.points, points)
+            _copy_rows(crystal.shifts, shifts)
+            _copy_rows(crystal.lattice, lattice)
+        else:
+            vain += 1
+            _copy_rows(points, crystal.points)
+            _copy_rows(shifts, crystal.shifts)
+            _copy_rows(lattice, crystal.lattice)
+    return best <= limit, work
+
+
+@inner
+def random_in_sphere(state: StateArray, radius: float, out: FloatArray) -> None:
+    """A point within a sphere around the origin. (3,)."""
+    square = 2.0
+    while square > 1:
+        square = 0.0
+        for c in range(3):
+            out[c] = 2 * uniform(state) - 1
+            square += out[c] * out[c]
+    for c in range(3):
+        out[c] *= radius
 
 
 @inner

@@ -51,7 +51,7 @@ UNSUPPORTED = {
     **dict.fromkeys(("CLUSTER", "SLAB", "SURFACE", "SPHERE", "CORE", "ELLIPSOID"), "bulk"),
     **dict.fromkeys(("PANCAKE", "CIGAR", "CYLINDER", "WIDTH", "SHIFT", "VACUUM"), "bulk"),
     **dict.fromkeys(("MOLECULES", "ANGAMP", "FLIP", "TIGHT", "RASH_ANGAMP"), "units"),
-    **dict.fromkeys(("COORD", "MINBANGLE", "MAXBANGLE", "RASH", "RASH_POSAMP", "SPIN"), "later"),
+    **dict.fromkeys(("COORD", "MINBANGLE", "MAXBANGLE", "SPIN"), "later"),
     **dict.fromkeys(("SUPERCELL", "HOLE", "HOLEPOS", "REMOVE", "THREE", "NFAILS"), "later"),
 }  # fmt: skip
 REASONS = {
@@ -216,6 +216,8 @@ def _read(lines: Sequence[tuple[int, str]]) -> Seed:
     constrained = "constraints" in build
     fixed = values.get("cell", "free") != "free"
     compact = build.pop("compact_asked", not (constrained or fixed))
+    amplitude = build.pop("rash", 1.0)
+    build["rash"] = amplitude if build.pop("rash_asked", False) else 0.0
     try:
         return Seed(**values, settings=BuildSettings(**build, compact=compact))
     except ValueError as error:
@@ -437,6 +439,8 @@ DIRECTIVES: dict[str, Directive] = {
     "AUTOSLACK": _autoslack,
     "OVERLAP": _set("build", "overlap", _positive),
     "CELLADAPT": _flag("build", "adapt", True),
+    "RASH": _flag("build", "rash_asked", True),
+    "RASH_POSAMP": _set("build", "rash", _positive),
     "MAXTIME": _set("build", "budget", lambda text: int(PAIRS_A_SECOND * _positive(text))),
     "BREAKAMP": _set("build", "shake", _positive),
     "CELLAMP": _strain,
@@ -628,12 +632,14 @@ def _settings_lines(own: BuildSettings) -> list[str]:
         "OVERLAP": own.overlap,
         "MAXTIME": own.budget / PAIRS_A_SECOND if own.budget != usual.budget else None,
         "BREAKAMP": own.shake or None,
+        "RASH_POSAMP": own.rash or None,
     }
     flags = {
         "SYMMORPHIC": own.symmorphic,
         "CHIRAL": own.chiral,
         "NOPUSH": not own.push,
         "CELLADAPT": own.adapt,
+        "RASH": own.rash > 0,
         "COMPACT": own.compact,
         "NOCOMPACT": not own.compact,
     }

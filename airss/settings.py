@@ -50,6 +50,7 @@ class BuildSettings:
         overlap: Largest energy per atom of soft spheres with the separations as diameters, which are then relaxed;
             None for no such relaxation.
         adapt: Whether the cell's shape takes part in it.
+        rash: Where overlap is left, displace atoms by up to so far, angstrom, and relax again; 0 for not at all.
         budget: Pairs of atoms looked at before a structure is given up; ten million take a fifth of a second.
 
     Raises:
@@ -76,6 +77,7 @@ class BuildSettings:
     slack_growth: float = 0.0
     overlap: float | None = None
     adapt: bool = False
+    rash: float = 0.0
     budget: int = 30_000_000
 
     def __post_init__(self) -> None:
@@ -94,6 +96,7 @@ class BuildSettings:
             ("elongation", 0, 1),
             ("flatness", 0, 0.99),
             ("shake", 0, math.inf),
+            ("rash", 0, math.inf),
             ("slack", 0, 0.9),
             ("slack_growth", 0, 1),
             ("step", 0.001, 2),

@@ -145,6 +145,22 @@ def test_overlap_is_relieved_under_symmetry_and_with_the_cell() -> None:
     assert kept[True] != kept[False]
 
 
+def test_shaking_what_is_left_ends_in_relieved_structures() -> None:
+    """It takes the place of new draws, which are the better use of the same work: both get there."""
+    made = {}
+    for rash in (0.0, 0.5):
+        options = BuildSettings(slack=0.5, overlap=0.01, rash=rash, budget=200_000)
+        plan = make_plan((4, 8), options)
+        assert plan is not None
+        built = build_arrays(plan, wishes(40, 122.0, SILICA))
+        made[rash] = built.groups >= 0
+        for cell, coords, kinds in zip(
+            *(x[made[rash]] for x in (built.lattices, built.coords, built.species)), strict=True
+        ):
+            assert (nearest(cell, coords) / SILICA[np.ix_(kinds, kinds)]).min() > 0.96
+    assert 10 < made[0.5].sum() < made[0.0].sum()
+
+
 def test_rejection_without_pushes() -> None:
     plan = make_plan((4,), BuildSettings(push=False))
     assert plan is not None

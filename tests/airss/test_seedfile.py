@@ -196,6 +196,7 @@ def test_seeds_are_written_as_they_are_read(text: str) -> None:
             slack_growth=st.just(0.0) | st.just(0.01),
             overlap=st.none() | st.just(0.1),
             adapt=st.booleans(),
+            rash=st.just(0.0) | st.just(1.0) | st.just(0.5),
             push=st.booleans(),
             compact=st.booleans(),
         ),
@@ -363,7 +364,7 @@ def test_every_directive_of_bulk_search_is_known() -> None:
         "SYSTEM CELLCON CHIRAL ADJGEN CONS ACONS COMPACT NOCOMPACT NOPUSH PUSHSTEP PUSHMAX SLACK AUTOSLACK OVERLAP "
         "CELLADAPT "
         "MAXTIME SEED OCTET FOCUS PERMUTE PERMFRAC BREAKAMP FIX ABFIX CFIX POSAMP MINAMP XAMP YAMP ZAMP CELLAMP "
-        "VACANCIES"
+        "VACANCIES RASH RASH_POSAMP"
     )  # fmt: skip
     assert set(wanted.split()) == set(DIRECTIVES)
 
