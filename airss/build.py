@@ -109,6 +109,7 @@ class Wanted(NamedTuple):
         least: Least distance of each pair of elements. (b, e, e)
         lattices: Given cells. (b, 3, 3), or (b, 0, 0)
         points: Given fractional coordinates. (b, n, 3), or (b, 0, 3)
+        moves: Displacements from there, Cartesian. (b, n, 3), or (b, 0, 3) if there are no points
     """
 
     states: StateArray
@@ -116,6 +117,7 @@ class Wanted(NamedTuple):
     least: FloatArray
     lattices: FloatArray
     points: FloatArray
+    moves: FloatArray
 
 
 class Built(NamedTuple):
@@ -242,13 +244,13 @@ def _draw(
         return False, effort
     if order == 1:
         orbits = len(plan.species)
-        _start_atoms(state, plan, wanted.points[b], to_cartesian, crystal)
+        _start_atoms(state, plan, wanted.points[b], wanted.moves[b], to_cartesian, crystal)
     else:
         orbits = _draw_sites(state, plan, group, to_cartesian, back, crystal)
     if orbits < 0:
         return False, effort
     if plan.shake > 0:
-        orbits, order = _break_symmetry(state, plan.shake, crystal), 1
+        orbits, order = _break_symmetry(state, plan.shake, plan.movable, crystal), 1
     drawn = Crystal(
         crystal.lattice,
         crystal.points[:orbits],
@@ -368,20 +370,23 @@ def _make_single(crystal: Crystal, j: int) -> None:
 
 
 @inner
-def _break_symmetry(state: StateArray, radius: float, crystal: Crystal) -> int:
-    """Displace every atom by up to a radius, each on its own from now on; how many there are."""
+def _break_symmetry(state: StateArray, radius: float, movable: BoolArray, crystal: Crystal) -> int:
+    """Displace the movable atoms by up to a radius, each on its own from now on; how many atoms there are."""
     atoms = np.empty((len(crystal.orbit), 3))
     place_atoms(crystal, atoms)
     for j in range(len(atoms)):
         _make_single(crystal, j)
-        random_in_sphere(state, radius, crystal.points[j])
+        crystal.movable[j] = movable[j]
+        random_in_sphere(state, radius if movable[j] else 0.0, crystal.points[j])
         for c in range(3):
             crystal.points[j, c] += atoms[j, c]
     return len(atoms)
 
 
 @inner
-def _start_atoms(state: StateArray, plan: Plan, points: FloatArray, to_cartesian: FloatArray, crystal: Crystal) -> None:
+def _start_atoms(
+    state: StateArray, plan: Plan, points: FloatArray, moves: FloatArray, to_cartesian: FloatArray, crystal: Crystal
+) -> None:
     """Every atom an orbit of its own, where it is given or anywhere."""
     for j in range(len(plan.species)):
         _make_single(crystal, j)
@@ -389,6 +394,8 @@ def _start_atoms(state: StateArray, plan: Plan, points: FloatArray, to_cartesian
         crystal.movable[j] = plan.movable[j]
         if plan.placed[j]:
             transform(to_cartesian, points[j, 0], points[j, 1], points[j, 2], crystal.points[j])
+            for c in range(3):
+                crystal.points[j, c] += moves[j, c]
         else:
             transform(to_cartesian, uniform(state), uniform(state), uniform(state), crystal.points[j])
 

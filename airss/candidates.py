@@ -21,6 +21,9 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
+MOST_ATOMS = 1000
+
+
 @dataclass(frozen=True)
 class Wish:
     """What one structure is to be like.
@@ -32,6 +35,7 @@ class Wish:
         lattice: A given cell, row vectors, angstrom (3, 3); None for a random one.
         points: Given fractional coordinates in P1, atoms by element, NaN for atoms that start anywhere (n, 3); None
             if all do.
+        moves: Displacements from there, Cartesian, angstrom. (n, 3); None for none.
         movable: Atoms that overlaps move. (n,); None if all are.
     """
 
@@ -40,6 +44,7 @@ class Wish:
     separations: FloatArray
     lattice: FloatArray | None = None
     points: FloatArray | None = None
+    moves: FloatArray | None = None
     movable: tuple[bool, ...] | None = None
 
     @property
@@ -65,6 +70,8 @@ def build_structures(
     Raises:
         ValueError: If atoms are placed under symmetry.
     """
+    if sum(counts) > MOST_ATOMS:
+        return [FailedAttempt(f"{sum(counts)} atoms are too many; {MOST_ATOMS} are the most in one cell")] * len(wishes)
     kept = 0.0 if settings.slack_growth else 1 - settings.slack
     problems = [packing_problem(symbols, counts, wish, kept) for wish in wishes]
     first = wishes[0]
@@ -95,6 +102,7 @@ def build_arrays(plan: Plan, wishes: Sequence[Wish]) -> Built:
         least=np.array([wish.separations for wish in wishes], dtype=float).reshape(b, elements, elements),
         lattices=_stacked([wish.lattice for wish in wishes]),
         points=_stacked([wish.points for wish in wishes]),
+        moves=_stacked([wish.moves for wish in wishes]),
     )
     built = Built(
         groups=np.zeros(b, dtype=np.int64),
@@ -154,7 +162,7 @@ def make_plan(
         slack=settings.slack,
         slack_growth=settings.slack_growth,
         overlap=-1.0 if settings.overlap is None else settings.overlap,
-        adapt=settings.adapt,
+        adapt=settings.adapt and not given_cell,
         rash=settings.rash,
         budget=settings.budget,
     )

@@ -36,7 +36,7 @@ def random_metric(
         centring: Row vectors of the primitive cell in the conventional one. (3, 3)
         uncentring: Its inverse. (3, 3)
         constraints: Of a, b, c, alpha, beta, gamma: 0 is free, -1 equal among those marked so; an angle in degrees.
-        elongation: 0 allows any edges, 1 makes them equal (CONS).
+        elongation: Near 0 allows any edges, 1 makes them equal (CONS).
         flatness: Least volume of the cell with its edges scaled to one (ACONS).
         metric: Takes the result. (3, 3)
 

@@ -19,7 +19,7 @@ from unimat_search.airss.knowledge import (
     expect_from_structures,
     expect_from_table,
 )
-from unimat_search.airss.settings import BuildSettings, parse_range, parse_whole_range
+from unimat_search.airss.settings import BuildSettings, parse_numbers, parse_range, parse_whole_range
 from unimat_search.files import read_structures
 from unimat_search.records import FailedAttempt
 from unimat_search.seeds import candidate_stream
@@ -129,11 +129,24 @@ def _expectation(expect: str, like: str) -> Callable[[Composition], Expectation]
 
 
 def _known(options: dict[str, Any]) -> dict[str, Any]:
-    names = [f.name for f in fields(BuildSettings)]
-    for name in options:
-        if name not in names:
-            raise ValueError(f"unknown option {name!r}; there are separation, volume, expect, like, {', '.join(names)}")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    defaults = {f.name: f.default for f in fields(BuildSettings)}
+    return {name: _option(name, value, defaults) for name, value in options.items()}
+
+
+def _option(name: str, value: Any, defaults: dict[str, Any]) -> Any:  # noqa: ANN401 - what TOML and the shell give
+    if name not in defaults:
+        raise ValueError(f"unknown option {name!r}; there are separation, volume, expect, like, {', '.join(defaults)}")
+    if name == "groups":
+        return tuple(parse_numbers(" ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    if name == "constraints":
+        if not isinstance(value, list | tuple) or len(value) != 6:
+            raise ValueError(f"constraints must be six numbers, [a, b, c, alpha, beta, gamma], got {value!r}")
+        return tuple(float(x) for x in value)
+    wanted = bool if isinstance(defaults[name], bool) else int if isinstance(defaults[name], int) else float
+    if isinstance(value, bool) != (wanted is bool) or not isinstance(value, (wanted, int)):
+        kind = {bool: "true or false", int: "a whole number", float: "a number"}[wanted]
+        raise ValueError(f"{name} must be {kind}, got {value!r}")
+    return value
 
 
 def _positive(name: str, value: str | float) -> tuple[float, float]:

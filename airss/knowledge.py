@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,9 @@ SHORTEST = 0.7
 
 CLEAR_CHARGE = 0.5
 """Difference of electronegativities from which an element that is not balanced counts as a cation."""
+
+MAX_CHOICES = 100_000
+"""Sets of oxidation states that are looked at; a composition with more is taken as not balanced."""
 
 NONMETALS = frozenset("H B C N O F Si P S Cl Ge As Se Br Sb Te I At".split())  # noqa: SIM905
 
@@ -84,6 +88,8 @@ def expect_from_structures(composition: Composition, structures: Iterable[Struct
     shortest: dict[tuple[str, str], float] = {}
     ratios = []
     for structure in structures:
+        if not structure.is_ordered:
+            raise ValueError(f"{structure.composition.formula} is disordered; give structures with whole atoms alone")
         ratios.append(structure.volume / expect_from_table(structure.composition).volume)
         for pair, distance in pair_minima(structure).items():
             shortest[pair] = min(distance, shortest.get(pair, np.inf))
@@ -146,7 +152,9 @@ def _likely_kinds(amounts: tuple[tuple[str, int], ...]) -> tuple[tuple[str, Kind
     attraction = np.array([_electronegativity(symbol) for symbol in symbols])
     if len(symbols) == 1:
         return ((symbols[0], f"{symbols[0]}="),)
-    states = np.array(list(product(*(Element(symbol).common_oxidation_states or (0,) for symbol in symbols))))
+    choices = [Element(symbol).common_oxidation_states or (0,) for symbol in symbols]
+    many = math.prod(map(len, choices)) > MAX_CHOICES
+    states = np.zeros((1, len(symbols))) if many else np.array(list(product(*choices)))
     balanced = states[(states @ counts == 0) & (states != 0).any(axis=1)]
     if len(balanced):
         charges = balanced[np.argmin(balanced @ (counts * attraction))]

@@ -73,12 +73,13 @@ def site_room(number: int) -> dict[int, float]:
 
 def element_options(count: int, room: Mapping[int, float], extra_sites: int | None) -> tuple[Parts, ...]:
     """Multiplicities, falling, that add up to `count`, with at most `extra_sites` more of them than the fewest."""
+    classes = tuple(room.items())
     found: list[Parts] = []
     fewest = None
     for length in range(1, count + 1):
         if fewest is not None and extra_sites is not None and length > fewest + extra_sites:
             break
-        for parts in _partitions(count, length, tuple(room.items())):
+        for parts in _partitions(count, length, classes):
             fewest = length if fewest is None else fewest
             found.append(parts)
             if len(found) == MAX_OPTIONS:
@@ -86,18 +87,31 @@ def element_options(count: int, room: Mapping[int, float], extra_sites: int | No
     return tuple(found)
 
 
-def _partitions(count: int, length: int, room: Sequence[tuple[int, float]]) -> Iterator[Parts]:
+def _partitions(count: int, length: int, room: tuple[tuple[int, float], ...]) -> Iterator[Parts]:
     """Falling multiplicities, `length` of them, that add up to `count`."""
-    if length == 0 or not room:
-        if count == 0 and length == 0:
-            yield ()
+    if not _possible(count, length, room):
         return
-    (multiplicity, places), *rest = room
-    if multiplicity * length < count:
+    if not room:
+        yield ()
         return
+    multiplicity, places = room[0]
     for times in range(int(min(places, count // multiplicity, length)), -1, -1):
-        for others in _partitions(count - times * multiplicity, length - times, rest):
+        for others in _partitions(count - times * multiplicity, length - times, room[1:]):
             yield (multiplicity,) * times + others
+
+
+@lru_cache(maxsize=1_000_000)
+def _possible(count: int, length: int, room: tuple[tuple[int, float], ...]) -> bool:
+    """Whether there are such multiplicities."""
+    if not room or not count or not length:
+        return count == length == 0
+    if not length * room[-1][0] <= count <= length * room[0][0]:
+        return False
+    multiplicity, places = room[0]
+    return any(
+        _possible(count - times * multiplicity, length - times, room[1:])
+        for times in range(int(min(places, count // multiplicity, length)), -1, -1)
+    )
 
 
 def _fit(options: Sequence[Sequence[Parts]], used: Counter[int], room: Mapping[int, float]) -> bool:

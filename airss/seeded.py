@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import gcd
 from pathlib import Path
 
 import numpy as np
@@ -93,25 +94,30 @@ class SeedSearch:
         self._expect: Callable[[Composition], Expectation] = (
             (lambda composition: expect_from_structures(composition, examples)) if examples else expect_from_table
         )
-        first = self._expanded(np.random.default_rng(0))
-        if first.settings.space_groups() != (1,) and _is_placed(first):
-            raise SeedError("a given cell and given positions go with one symmetry operation (P1) only")
 
     @property
     def formula(self) -> str | None:
-        """The seed's formula unit, None if it is not one alone."""
-        seed = self._expanded(np.random.default_rng(0))
-        fixed = all(line.number[0] == line.number[1] for line in seed.species)
-        if seed.atoms or self.text.varies or not fixed:
-            return None
-        counts = _counted(seed.species, [line.number[0] for line in seed.species])
-        return "".join(f"{symbol}{n}" for symbol, n in counts.items())
+        """The seed's reduced formula, None if its composition varies."""
+        counts = self._unit()
+        return None if counts is None else Composition(counts).reduced_formula
 
     @property
     def formula_units(self) -> str:
-        """NFORM as a range of numbers."""
-        units = self._expanded(np.random.default_rng(0)).units or (1, 1)
-        return f"{units[0]}-{units[1]}"
+        """Reduced formulas in the cell, as a list of numbers; empty if the composition varies."""
+        counts = self._unit()
+        if counts is None:
+            return ""
+        low, high = self._expanded(np.random.default_rng(0)).units or (1, 1)
+        each = gcd(*counts.values())
+        return ",".join(str(each * units) for units in range(low, high + 1))
+
+    def _unit(self) -> dict[str, int] | None:
+        """Atoms of one unit of the seed, None if they vary."""
+        seed = self._expanded(np.random.default_rng(0))
+        fixed = all(line.number[0] == line.number[1] for line in seed.species)
+        if seed.atoms or self.text.varies or not fixed or _changes_composition(seed):
+            return None
+        return _counted(seed.species, [line.number[0] for line in seed.species])
 
     def describe(self) -> str:
         """The volume that the seed means, one line: VARVOL counts one atom of each line."""
@@ -154,6 +160,8 @@ class SeedSearch:
         """Everything that a seed leaves open, drawn."""
         seed = self._expanded(rng)
         settings = seed.settings
+        if composition is not None and (problem := _changes_composition(seed)):
+            raise SeedError(problem)
         if composition is None:
             numbers = draw_numbers(seed, rng)
             units = 1
@@ -172,9 +180,21 @@ class SeedSearch:
         expected = self._expect(cell) if seed.auto or seed.auto_volume else None
         separations = _separations(seed, symbols, expected, rng)
         volumes = _volumes(seed, cell, separations, expected, rng)
-        points, movable = _points(seed, symbols, amounts, numbers, units, rng)
+        points, moves, movable = _points(seed, symbols, amounts, numbers, units, rng)
         lattice = _given_lattice(seed, volumes, rng)
-        return Draw(seed, symbols, amounts, settings, Wish(rng, volumes, separations, lattice, points, movable))
+        if lattice is not None:
+            volumes = (abs(float(np.linalg.det(lattice))),) * 2
+        wish = Wish(rng, volumes, separations, lattice, points, moves, movable)
+        return Draw(seed, symbols, amounts, settings, wish)
+
+
+def _changes_composition(seed: Seed) -> str:
+    """Why a seed can't be asked for a composition; empty if it can."""
+    if seed.vacancies[0]:
+        return "VACANCIES change the composition; build such structures with airss generate"
+    if seed.units is None and seed.settings.space_groups() != (1,):
+        return "without NFORM the number of atoms depends on the symmetry; add #NFORM=1 to the seed"
+    return ""
 
 
 def draw_numbers(seed: Seed, rng: np.random.Generator) -> list[int]:
@@ -277,10 +297,6 @@ def _volumes(
     return volume * (1 - SPREAD), volume * (1 + SPREAD)
 
 
-def _is_placed(seed: Seed) -> bool:
-    return seed.cell != "free" or any(line.position or not line.movable for line in seed.species)
-
-
 def _given_lattice(seed: Seed, volumes: tuple[float, float], rng: np.random.Generator) -> FloatArray | None:
     """The seed's own cell, scaled or strained; None for a random one."""
     if seed.cell == "free":
@@ -306,33 +322,29 @@ def _points(
     numbers: Sequence[int],
     units: int,
     rng: np.random.Generator,
-) -> tuple[FloatArray | None, tuple[bool, ...] | None]:
-    """Where atoms start (n, 3), NaN for anywhere, and which may move; None if all are alike."""
+) -> tuple[FloatArray | None, FloatArray | None, tuple[bool, ...] | None]:
+    """Where atoms start (n, 3), NaN for anywhere, displacements (n, 3), and which may move; None if all are alike."""
     if not any(line.position or not line.movable for line in seed.species):
-        return None, None
-    lattice = np.array(seed.lattice) if seed.lattice else np.eye(3)
+        return None, None, None
     rows = [
-        (line.symbol, _start(line, lattice, rng), line.movable)
+        (line.symbol, line.position or (np.nan,) * 3, _displacement(line, rng), line.movable)
         for line, n in zip(seed.species, numbers, strict=True)
         for _ in range(n * units)
     ]
     rows.sort(key=lambda row: symbols.index(row[0]))
     if len(rows) != sum(counts):
         raise SeedError("positions are given for another number of atoms than the composition has")
-    return np.array([point for _, point, _ in rows]), tuple(movable for _, _, movable in rows)
+    _, points, moves, movable = zip(*rows, strict=True)
+    return np.array(points), np.array(moves), movable
 
 
-def _start(line: SpeciesLine, lattice: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """A fractional starting point (3,), NaN for anywhere."""
-    if line.position is None:
-        return np.full(3, np.nan)
+def _displacement(line: SpeciesLine, rng: np.random.Generator) -> FloatArray:
+    """From the given place, Cartesian, angstrom. (3,)."""
     if max(line.box) >= 0:
-        displacement = np.clip(line.box, 0, None) * rng.uniform(-0.5, 0.5, 3)
-    else:
-        low, high = (reach**3 for reach in line.reach)
-        direction = rng.normal(size=3)
-        displacement = direction / np.linalg.norm(direction) * rng.uniform(low, high) ** (1 / 3)
-    return np.asarray(np.array(line.position) + displacement @ np.linalg.inv(lattice))
+        return np.asarray(np.clip(line.box, 0, None) * rng.uniform(-0.5, 0.5, 3))
+    low, high = (max(reach, 0.0) ** 3 for reach in line.reach)
+    direction = rng.normal(size=3)
+    return np.asarray(direction / np.linalg.norm(direction) * rng.uniform(low, high) ** (1 / 3))
 
 
 def _build(draws: Sequence[Draw | FailedAttempt]) -> list[Structure | FailedAttempt]:
@@ -345,7 +357,11 @@ def _build(draws: Sequence[Draw | FailedAttempt]) -> list[Structure | FailedAtte
     for indices in groups.values():
         alike = [draw for draw in (draws[i] for i in indices) if isinstance(draw, Draw)]
         first = alike[0]
-        built = build_structures(first.symbols, first.counts, [draw.wish for draw in alike], first.settings)
+        built: Sequence[Structure | FailedAttempt]
+        try:
+            built = build_structures(first.symbols, first.counts, [draw.wish for draw in alike], first.settings)
+        except ValueError as error:
+            built = [FailedAttempt(str(error))] * len(alike)
         for index, draw, structure in zip(indices, alike, built, strict=True):
             made[index] = finish(structure, draw.seed, draw.wish.rng) if isinstance(structure, Structure) else structure
     return [draw if isinstance(draw, FailedAttempt) else made[index] for index, draw in enumerate(draws)]

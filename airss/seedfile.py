@@ -7,6 +7,7 @@ names the line.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.core import Element, Lattice, Structure
+from pymatgen.core import Composition, Element, Lattice, Structure
 
 from unimat_search.airss.settings import (
     ORDERS,
@@ -46,6 +47,9 @@ SYSTEMS = {
     "cubi": (-1, -1, -1, 90, 90, 90),
 }
 """Constraints of the cell by crystal system, as CELLCON writes them."""
+
+RENAMED = {"abm2": "aem2", "aba2": "aea2", "cmca": "cmce", "cmma": "cmme", "ccca": "ccce"}
+"""Symbols of space groups that the International Tables have changed since 1992."""
 
 UNSUPPORTED = {
     **dict.fromkeys(("CLUSTER", "SLAB", "SURFACE", "SPHERE", "CORE", "ELLIPSOID"), "bulk"),
@@ -142,6 +146,11 @@ class Seed:
     permuted: float = 1.0
     seed: tuple[int, ...] = ()
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether the cell or some atoms are given."""
+        return self.cell != "free" or any(line.position or not line.movable for line in self.species)
+
 
 @dataclass(frozen=True)
 class SeedText:
@@ -169,7 +178,13 @@ class SeedText:
         for i, choices in enumerate(seed._choices()):
             for choice in choices:
                 first = [options[0] for options in seed._choices()]
-                _read(_numbered(seed.lines, [*first[:i], choice, *first[i + 1 :]]))
+                read = _read(_numbered(seed.lines, [*first[:i], choice, *first[i + 1 :]]))
+                try:
+                    groups = read.settings.space_groups()
+                except ValueError as error:
+                    raise SeedError(str(error)) from error
+                if groups != (1,) and read.is_placed:
+                    raise SeedError("a given cell and given positions go with one symmetry operation (P1) only")
         return seed
 
     @property
@@ -207,15 +222,13 @@ def _read(lines: Sequence[tuple[int, str]]) -> Seed:
         block = re.match(r"%\s*block\s+(\w+)", line, re.IGNORECASE)
         if block:
             blocks[block[1].upper()] = list(_block(rest, number, block[1]))
-        elif line.startswith("#"):
+        elif "#" in line:
             with Named(number, line):
-                _directive(line[1:], values, build)
+                _directive(line.partition("#")[2], values, build)
     if ("LATTICE_CART" in blocks) or ("LATTICE_ABC" in blocks):
         _lattice(blocks, values)
     _species(blocks, values)
-    constrained = "constraints" in build
-    fixed = values.get("cell", "free") != "free"
-    compact = build.pop("compact_asked", not (constrained or fixed))
+    compact = _cell_shape(values, build)
     amplitude = build.pop("rash", 1.0)
     build["rash"] = amplitude if build.pop("rash_asked", False) else 0.0
     try:
@@ -230,6 +243,24 @@ def _block(rest: Iterator[tuple[int, str]], number: int, name: str) -> Iterator[
             return
         yield inner, line
     raise SeedError(f"line {number}: the block {name} has no %ENDBLOCK")
+
+
+def _cell_shape(values: dict[str, Any], build: dict[str, Any]) -> bool:
+    """SYSTEM and CELLCON as one, and whether cells are reduced."""
+    system = build.pop("system", None)
+    if system and "constraints" in build:
+        raise SeedError("SYSTEM and CELLCON exclude each other; keep one")
+    if system:
+        build["constraints"] = system
+    if build.get("constraints") == (-1.0,) * 6 and (build.get("operations", (1, 1)) != (1, 1) or build.get("groups")):
+        raise SeedError(
+            "a rhombohedral SYSTEM goes with one symmetry operation only; for rhombohedral groups write "
+            "#SYMMNO=146,148,155,160,161,166,167"
+        )
+    asked, refused = build.pop("compact", False), build.pop("nocompact", False)
+    if any(build.get("constraints", ())) or refused:
+        return False
+    return bool(asked or values.get("cell", "free") == "free")
 
 
 class Named:
@@ -247,14 +278,19 @@ class Named:
         return None
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if isinstance(error, (ValueError, KeyError, IndexError)) and not isinstance(error, SeedError):
+        if isinstance(error, (ValueError, LookupError, ArithmeticError, TypeError)) and not isinstance(
+            error, SeedError
+        ):
             where = f"line {self.number}, " if self.number else ""
             raise SeedError(f"{where}{self.line!r}: {error}") from error
 
 
 def _directive(text: str, values: dict[str, Any], build: dict[str, Any]) -> None:
     """One directive, without its `#`."""
-    key, equals, value = (part.strip() for part in text.partition("="))
+    before, equals, after = text.partition("=")
+    key, value = before.strip(), after.strip()
+    if equals and before != before.rstrip() and key.upper() in DIRECTIVES:
+        raise ValueError(f"the = stands right behind the name; write #{key.upper()}={value}")
     if text[:1].isspace() or not re.fullmatch(r"[A-Za-z_]+", key):
         if equals and key.upper() in DIRECTIVES:
             raise ValueError(f"a directive begins right after the #; write #{key.upper()}={value}")
@@ -278,9 +314,24 @@ def _set(where: str, key: str, read: Callable[[str], Any]) -> Callable[[str, dic
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         raise ValueError(f"{text!r} is no number") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not finite")
+    return value
+
+
+def _between(low: float, high: float) -> Callable[[str], float]:
+    """A number in a range."""
+
+    def read(text: str) -> float:
+        value = _number(text)
+        if not low <= value <= high:
+            raise ValueError(f"{text!r} must be {low} to {high}")
+        return value
+
+    return read
 
 
 def _positive(text: str) -> float:
@@ -323,6 +374,7 @@ def _symmetry(text: str) -> tuple[int, ...]:
     import spglib
 
     wanted = _exact(text).replace("_", "").replace("/", "").replace(" ", "").lower()
+    wanted = RENAMED.get(wanted, wanted)
     for hall in range(1, 531):
         kind = spglib.get_spacegroup_type(hall)
         if wanted == kind.international_short.replace("_", "").replace("/", "").lower():
@@ -331,7 +383,10 @@ def _symmetry(text: str) -> tuple[int, ...]:
 
 
 def _groups(text: str) -> tuple[int, ...]:
-    return tuple(parse_numbers(_exact(text)))
+    numbers = tuple(parse_numbers(_exact(text)))
+    if not numbers or not all(1 <= number <= 230 for number in numbers):
+        raise ValueError("space groups have the numbers 1 to 230")
+    return numbers
 
 
 def _constraints(text: str) -> tuple[float, ...]:
@@ -345,9 +400,7 @@ def _system(text: str, _: dict[str, Any], build: dict[str, Any]) -> None:
     known = text[:4].lower()
     if known not in SYSTEMS:
         raise ValueError(f"{text!r} is none of {', '.join(name.capitalize() for name in SYSTEMS)}")
-    if "constraints" in build:
-        raise ValueError("SYSTEM and CELLCON exclude each other; keep one")
-    build["constraints"] = tuple(float(x) for x in SYSTEMS[known])
+    build["system"] = tuple(float(x) for x in SYSTEMS[known])
 
 
 def _separations(text: str, values: dict[str, Any], _: dict[str, Any]) -> None:
@@ -368,11 +421,16 @@ def _separations(text: str, values: dict[str, Any], _: dict[str, Any]) -> None:
             raise ValueError(f"{word!r}: negative distances (attraction) are not supported")
         pairs.append((*sorted((first, second)), _positive_range(value)))
     values["pairs"] = tuple(pairs)
+    if not text.split():
+        raise ValueError("a distance is wanted, such as MINSEP=1.5")
 
 
 def _vacancies(text: str) -> tuple[int, str]:
-    number, _, symbol = text.partition("@")
-    return _count(number)[0], symbol.strip()
+    number, _, symbol = (part.strip() for part in text.partition("@"))
+    low, high = _count(number)
+    if low != high or (symbol and not Element.is_valid_symbol(symbol)):
+        raise ValueError("one number and one element are wanted, as in VACANCIES=1@O")
+    return low, symbol
 
 
 def _flag(where: str, key: str, value: Any) -> Callable[[str, dict[str, Any], dict[str, Any]], None]:  # noqa: ANN401
@@ -389,7 +447,7 @@ def _permute(text: str, values: dict[str, Any], _: dict[str, Any]) -> None:
 
 
 def _autoslack(text: str, _: dict[str, Any], build: dict[str, Any]) -> None:
-    build["slack"], build["slack_growth"] = _number(text), 0.01
+    build["slack"], build["slack_growth"] = _between(0, 0.9)(text), 0.01
 
 
 def _strain(text: str, values: dict[str, Any], _: dict[str, Any]) -> None:
@@ -411,7 +469,7 @@ DIRECTIVES: dict[str, Directive] = {
     "FORMULA": _set("seed", "formula", str),
     "NATOM": _set("seed", "atoms", _count),
     "NFORM": _set("seed", "units", _count),
-    "FOCUS": _set("seed", "distinct", lambda text: int(_number(text))),
+    "FOCUS": _set("seed", "distinct", lambda text: parse_whole_range(text)[0]),
     "OCTET": _flag("seed", "octet", True),
     "VARVOL": _set("seed", "set_volume", _positive),
     "TARGVOL": _set("seed", "target_volume", _positive_range),
@@ -428,14 +486,14 @@ DIRECTIVES: dict[str, Directive] = {
     "SYSTEM": _system,
     "CELLCON": _set("build", "constraints", _constraints),
     "ADJGEN": _set("build", "extra_sites", lambda text: parse_whole_range(text)[1]),
-    "CONS": _set("build", "elongation", _number),
-    "ACONS": _set("build", "flatness", _number),
-    "COMPACT": _flag("build", "compact_asked", True),
-    "NOCOMPACT": _flag("build", "compact_asked", False),
+    "CONS": _set("build", "elongation", lambda text: max(0.01, _between(0, 1)(text))),
+    "ACONS": _set("build", "flatness", _between(0, 0.99)),
+    "COMPACT": _flag("build", "compact", True),
+    "NOCOMPACT": _flag("build", "nocompact", True),
     "NOPUSH": _flag("build", "push", False),
     "PUSHSTEP": _set("build", "step", lambda text: min(2.0, PUSH_STEP * _positive(text))),
     "PUSHMAX": _set("build", "patience", lambda text: _count(text)[0]),
-    "SLACK": _set("build", "slack", _number),
+    "SLACK": _set("build", "slack", _between(0, 0.9)),
     "AUTOSLACK": _autoslack,
     "OVERLAP": _set("build", "overlap", _positive),
     "CELLADAPT": _flag("build", "adapt", True),
@@ -451,8 +509,8 @@ DIRECTIVES: dict[str, Directive] = {
     "ZAMP": _default_amplitude("ZAMP"),
     "VACANCIES": _set("seed", "vacancies", _vacancies),
     "PERMUTE": _permute,
-    "PERMFRAC": _set("seed", "permuted", _number),
-    "SEED": _set("seed", "seed", lambda text: tuple(int(word) for word in text.split())),
+    "PERMFRAC": _set("seed", "permuted", _between(0, 1)),
+    "SEED": _set("seed", "seed", lambda text: tuple(abs(int(word)) for word in text.split())),
     "FIX": _flag("seed", "cell", "fixed"),
     "CFIX": _flag("seed", "cell", "ab"),
     "ABFIX": _flag("seed", "cell", "c"),
@@ -496,10 +554,8 @@ def _species(blocks: dict[str, list[tuple[int, str]]], values: dict[str, Any]) -
             f"there are {', '.join(given) or 'none'}"
         )
     if "formula" in texts:
-        lines = [
-            SpeciesLine(symbol, (int(n or 1), int(n or 1)), radius=defaults.get("RAD", 0.0))
-            for symbol, n in re.findall(r"([A-Z][a-z]?)(\d*)", texts["formula"])
-        ]
+        with Named(0, f"#FORMULA={texts['formula']}"):
+            lines = _formula_lines(texts["formula"], defaults)
     elif "species_text" in texts:
         lines = [_species_line(part, defaults) for part in texts["species_text"].split(",")]
     else:
@@ -511,6 +567,15 @@ def _species(blocks: dict[str, list[tuple[int, str]]], values: dict[str, Any]) -
     if not lines:
         raise SeedError("the seed names no atom")
     values["species"] = tuple(lines)
+
+
+def _formula_lines(text: str, defaults: dict[str, float]) -> list[SpeciesLine]:
+    amounts = Composition(text)
+    if not all(amount == int(amount) for amount in amounts.values()):
+        raise ValueError("whole numbers of atoms are wanted")
+    return [
+        SpeciesLine(element.symbol, (int(n), int(n)), radius=defaults.get("RAD", 0.0)) for element, n in amounts.items()
+    ]
 
 
 def _species_line(text: str, defaults: dict[str, float]) -> SpeciesLine:

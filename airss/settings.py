@@ -28,7 +28,8 @@ class BuildSettings:
     Attributes:
         operations: Fewest and most symmetry operations of the primitive cell.
         groups: Numbers of the space groups to draw from; () for all with the wanted operations.
-        rank: First and last place of the space group among the most frequent ones of known crystals.
+        rank: First and last place of the space group among the most frequent ones of known crystals; P1 alone is always
+            allowed.
         symmorphic: Only groups without screw axes and glide planes.
         chiral: Only groups that have no mirror image of their own (Sohncke groups).
         by_count: Draw the number of operations first, then a group, as AIRSS's buildcell does; else each group is as
@@ -38,7 +39,7 @@ class BuildSettings:
         extra_sites: An element's inequivalent sites beyond the fewest that its atoms need; None for any number.
         constraints: Of a, b, c, alpha, beta, gamma of the conventional cell: 0 is free, -1 equal among those marked so;
             an angle in degrees.
-        elongation: 0 allows any edges (longest by shortest 4 at 0.4), 1 makes them equal.
+        elongation: 0.01 allows any edges (longest by shortest 4 at 0.4), 1 makes them equal.
         flatness: Least volume of a cell whose edges are scaled to one; 1 is right-angled.
         compact: Whether cells are reduced.
         shake: Atoms are displaced up to so far before they are pushed, angstrom, which breaks the symmetry.
@@ -93,7 +94,7 @@ class BuildSettings:
             if not 1 <= number <= 230:
                 raise ValueError(f"space groups have the numbers 1 to 230, got {number}")
         for name, low, high in (
-            ("elongation", 0, 1),
+            ("elongation", 0.01, 1),
             ("flatness", 0, 0.99),
             ("shake", 0, math.inf),
             ("rash", 0, math.inf),
@@ -124,7 +125,7 @@ class BuildSettings:
         kept = tuple(
             number
             for number in chosen
-            if (number in ranked or self.groups)
+            if (number in ranked or self.groups or self.operations == (1, 1))
             and (not self.chiral or number in sohncke)
             and (not self.symmorphic or not space_group(number).translations.any())
             and (not any(self.constraints) or self._has_metric(number))
@@ -187,8 +188,8 @@ def parse_numbers(text: str) -> list[int]:
     """
     numbers: list[int] = []
     for part in text.replace(",", " ").split():
-        low, high = parse_range(part)
-        numbers.extend(range(int(low), int(high) + 1))
+        low, high = parse_whole_range(part)
+        numbers.extend(range(low, high + 1))
     return numbers
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,23 +60,29 @@ def unite(
         Families, the one with the lowest energy first.
     """
     fit = structure_matcher(matcher)
+    formulas = [structure.composition.reduced_formula for structure in structures]
     families: list[Family] = []
     prints: list[FloatArray] = []
     for index in np.argsort(energies, kind="stable").tolist():
         own = fingerprint(structures[index])
-        formula = structures[index].composition.reduced_formula
-        for family, other in zip(reversed(families), reversed(prints), strict=True):
-            first = family.members[0]
-            if energies[index] - energies[first] > window:
-                continue
-            if structures[first].composition.reduced_formula != formula or difference(own, other) > CLOSE:
-                continue
-            if fit.fit(structures[first], structures[index]):
-                family.members.append(index)
-                break
-        else:
+
+        def is_near(family: Family, energy: float = energies[index]) -> bool:
+            return energy - energies[family.members[0]] <= window
+
+        near = list(takewhile(is_near, reversed(families)))  # families are in the order of their energies
+        alike = (
+            family
+            for family, other in zip(near, reversed(prints), strict=False)
+            if formulas[family.members[0]] == formulas[index]
+            and difference(own, other) <= CLOSE
+            and fit.fit(structures[family.members[0]], structures[index])
+        )
+        home = next(alike, None)
+        if home is None:
             families.append(Family([index]))
             prints.append(own)
+        else:
+            home.members.append(index)
     return families
 
 

@@ -211,7 +211,7 @@ def _add_seed_file(options: dict[str, Any], path: Path) -> None:
     click.echo(f"{path.name}: {seed.describe()}", err=True)
     if not options["formulas"]:
         if seed.formula is None:
-            raise BadInput(f"the composition of {path} varies; give --formula too")
+            raise BadInput(f"the composition of {path} varies (or has no NFORM); give --formula too")
         options["formulas"] = (seed.formula,)
         options["formula_units"] = options["formula_units"] or seed.formula_units
     options["generators"] = (f'airss:seed,seed_file="{path.resolve()}"', *options["generators"])

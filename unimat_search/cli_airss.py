@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,10 @@ def generate(out: Path, n: int, seed: int, workers: int | None, **options: Any) 
         made = _made(make, n, workers)
         seconds = time.perf_counter() - began
         structures = [(f"{name}-{k}", one) for k, one in enumerate(made) if not isinstance(one, FailedAttempt)]
-        _say_failures([one.reason for one in made if isinstance(one, FailedAttempt)])
+        reasons = [one.reason for one in made if isinstance(one, FailedAttempt)]
+        if not structures:
+            raise BadInput(f"no structure could be built: {reasons[0]}")
+        _say_failures(reasons)
         _write(structures, out)
         click.echo(f"{len(structures)} structures in {out}; {len(made) / seconds:.0f} a second")
 
@@ -94,6 +98,7 @@ def search(out: Path, n: int, seed: int, workers: int | None, **options: Any) ->
 
         if out.exists() or out.suffix != ".res":
             raise BadInput(f"{out} must be a new file that ends in .res")
+        out.parent.mkdir(parents=True, exist_ok=True)
         settings = RelaxSettings(fmax=options["fmax"], max_steps=options["max_steps"], pressure=options["pressure"])
         shaking = Shaking(options["shakes"], options["amplitude"], options["strain"])
         name, make = _source(options, seed)
@@ -162,12 +167,16 @@ def _source(options: dict[str, Any], seed: int) -> tuple[str, Make]:
     extra = Spec.parse(",".join(["airss", *options["options"]])).options
     if bool(seed_file) == bool(formula):
         raise BadInput("give a seed file, or --formula")
+    twice = [name for name in extra if name in given or name == "like"]
+    if twice:
+        raise BadInput(f"{twice[0]} is given twice; leave out --option {twice[0]}=...")
     if seed_file:
+        by_count = bool(extra.pop("by_count", False))
         if given or extra:
             raise BadInput(f"a seed file says {', '.join([*given, *extra])} itself; leave the option out")
-        source = SeedSearch(seed_file, like=options["like"] or "")
+        source = SeedSearch(seed_file, like=options["like"] or "", by_count=by_count)
         click.echo(source.describe(), err=True)
-        return Path(seed_file).stem, lambda numbers: source.structures(numbers, seed=seed)
+        return re.sub(r"\s+", "_", Path(seed_file).stem), lambda numbers: source.structures(numbers, seed=seed)
     asked = parse_formula(formula)
     cell = asked.cell(asked.fixed_units or 1)
     generator = RandomSearch(**given, **extra, like=options["like"] or "")

@@ -133,13 +133,15 @@ def parse_res(lines: Sequence[str], name: str) -> ResEntry:
         key, *words = line.split()
         if key.upper() in ("TITL", "REM", "CELL", "SFAC"):
             keyed.setdefault(key.upper(), []).append(line[len(key) :].strip())
+        elif key.upper() == "SYMM" or (key.upper() == "LATT" and words != ["-1"]):
+            raise ValueError(f"the .res entry {name} has symmetry ({line.strip()}); expand it to P1 (LATT -1) first")
         elif key.upper() not in ("LATT", "ZERR", "UNIT", "SYMM", "END") and len(words) >= 4:
             atoms.append([key, *words])
     title = _title((keyed.get("TITL") or [""])[0], name)
     try:
         cell = [float(word) for word in keyed["CELL"][0].split()[1:7]]
-        symbols = keyed["SFAC"][0].split()
-        species = [symbols[int(atom[1]) - 1] for atom in atoms]
+        symbols = [symbol.capitalize() for symbol in keyed["SFAC"][0].split()]
+        species = [dict(enumerate(symbols, start=1))[int(atom[1])] for atom in atoms]
         coords = np.array([[float(word) for word in atom[2:5]] for atom in atoms]).reshape(-1, 3)
         lattice = Lattice.from_parameters(*cell)
         structure = Structure(lattice, species, coords, to_unit_cell=True)
@@ -175,19 +177,17 @@ _COLUMNS = ("pressure", "volume", "enthalpy", "spin", "absolute_spin")
 
 def _title(text: str, name: str) -> _Title:
     """AIRSS's TITL line, or ASE's `name key=value ...`; of any other text the first word is the name."""
-    before, _, rest = text.partition("(")
-    words = before.split()
-    group, _, after = rest.partition(")")
-    copies = re.search(r"n\s*-\s*(\d+)", after)
-    numbers: dict[str, float] = {}
-    pairs = dict(word.split("=", 1) for word in text.split() if "=" in word)
-    if pairs:
-        names = {"pressure": "pressure", "energy": "enthalpy"}
-        numbers = {names[key]: float(value) for key, value in pairs.items() if key in names}
-    elif len(words) >= 4 and all(_is_number(word) for word in words[1:4]):
+    words = text.split()
+    group = re.search(r"\(([^()]*)\)\s*n\s*-\s*(\d+)\s*$", text)
+    symbol, copies = (group[1].strip(), int(group[2])) if group else ("n/a", 1)
+    if len(words) >= 4 and all(_is_number(word) for word in words[1:4]):
         numbers = {key: float(word) for key, word in zip(_COLUMNS, words[1:6], strict=False) if _is_number(word)}
+        return _Title(words[0], numbers, symbol, copies)
+    pairs = dict(word.split("=", 1) for word in words if "=" in word)
+    names = {"pressure": "pressure", "energy": "enthalpy"}
+    numbers = {names[key]: float(value) for key, value in pairs.items() if key in names and _is_number(value)}
     own = pairs.get("name") or (words[0] if words and "=" not in words[0] else name)
-    return _Title(own, numbers, group.strip() or pairs.get("spacegroup", "n/a"), int(copies[1]) if copies else 1)
+    return _Title(own, numbers, pairs.get("spacegroup", symbol), copies)
 
 
 def _is_number(word: str) -> bool:

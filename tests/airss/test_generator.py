@@ -101,6 +101,11 @@ def test_examples_say_volume_and_separations(tmp_path: Path) -> None:
     assert structure.get_neighbors(structure[0], 2.99) == []
 
 
+def test_space_groups_by_number() -> None:
+    assert load("generators", Spec.parse("airss,groups=225")).settings.groups == (225,)
+    assert RandomSearch(groups=[14, 62]).settings.groups == (14, 62)
+
+
 def test_space_group_ranks() -> None:
     search = RandomSearch(operations="1-48", rank=10)
     assert len(search.settings.space_groups()) == 10
@@ -120,6 +125,11 @@ def test_space_group_ranks() -> None:
         ({"like": "/nowhere"}, "does not exist"),
         ({"extra_sites": "some"}, "extra_sites must be"),
         ({"colour": 1}, "unknown option 'colour'"),
+        ({"step": "fast"}, "step must be a number"),
+        ({"chiral": "no"}, "chiral must be true or false"),
+        ({"budget": 1.5}, "budget must be a whole number"),
+        ({"constraints": 5}, "six numbers"),
+        ({"groups": "x"}, "no number"),
         ({"operations": 48, "chiral": True}, "no space group is left"),
     ],
 )

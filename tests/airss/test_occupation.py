@@ -47,3 +47,10 @@ def test_groups_that_can_not_hold_the_atoms_are_left_out() -> None:
     """Five single atoms: Fm-3m has two sites of multiplicity one in its primitive cell."""
     assert occupations([225], [1, 1, 1, 1, 1], None)[0] == ()
     assert occupations([1, 225], [1, 1], None)[0] == (1, 225)
+
+
+def test_many_atoms_do_not_hang() -> None:
+    assert group_options(217, (56,), None)
+    assert group_options(163, (99,), 0) == ()  # its sites hold even numbers
+    assert group_options(225, (40, 40, 120), None)
+    assert group_options(216, (199,), None)

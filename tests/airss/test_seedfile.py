@@ -292,8 +292,8 @@ def test_structures_do_not_depend_on_those_beside_them(tmp_path: Path) -> None:
 
 def test_a_seed_is_a_generator(tmp_path: Path) -> None:
     check_generator(search(SILICA, tmp_path), "Si2O4", n=4)
-    assert search(SILICA, tmp_path).formula == "O2Si1"
-    assert search(SILICA, tmp_path).formula_units == "2-4"
+    assert search(SILICA, tmp_path).formula == "SiO2"
+    assert search(SILICA, tmp_path).formula_units == "2,3,4"
     for structure in search(SILICA, tmp_path).generate(Composition("Si3O6"), 3, seed=0):
         assert isinstance(structure, Structure)
         assert 0.95 * 157.5 <= structure.volume <= 1.05 * 157.5
@@ -315,15 +315,24 @@ def test_a_seed_is_a_generator(tmp_path: Path) -> None:
         ("#MINSEP=1 Si-O=-2", "negative distances"),
         ("#COMPACT=1", "takes no value"),
         ("# VARVOL=10", "right after the #"),
-        ("#SYSTEM=Cubic\n#SYSTEM=Cubic", "exclude each other"),
+        ("#SYSTEM=Cubic\n#CELLCON=1 1 1 0 0 0", "exclude each other"),
         ("#SYSTEM=Round", "none of Tric"),
         ("#CELLCON=1 2 3", "six numbers"),
         ("#SPECIES=Xx", "no element"),
         ("#SPECIES=Si%COLOUR=1", "tag COLOUR is not supported"),
-        ("#SLACK=2", "slack must be"),
+        ("#SLACK=2", "line 3, '#SLACK=2': '2' must be 0 to 0.9"),
         ("%BLOCK LATTICE_CART", "no %ENDBLOCK"),
         ("#FORMULA=SiO2", "given once"),
         ("#NFORM={1,0}", "must be 1 or more"),
+        ("#MAXTIME=inf", "not finite"),
+        ("#VARVOL =30", "write #VARVOL=30"),
+        ("#SYMMNO=", "1 to 230"),
+        ("#SYMMNO=14.7", "no whole number"),
+        ("#MINSEP=", "a distance is wanted"),
+        ("#VACANCIES=1@Xx", "one element"),
+        ("#PERMFRAC=7", "must be 0 to 1"),
+        ("KPOINTS 2 #COLOUR=1", "no directive"),
+        ("#SYSTEM=Rhom\n#SYMMOPS=3", "SYMMNO=146"),
     ],
 )
 def test_errors_name_the_line(line: str, message: str) -> None:
@@ -372,3 +381,70 @@ def test_every_directive_of_bulk_search_is_known() -> None:
 def test_the_documentation_names_every_directive(root: Path) -> None:
     text = (root / "docs" / "airss.md").read_text()
     assert [name for name in DIRECTIVES if name not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "formula", "units"),
+    [
+        ("#SPECIES=Cu%NUM=8\n#VARVOL=12\n", "Cu", "1"),
+        ("#SPECIES=Cu%NUM=2\n#VARVOL=12\n#NFORM=2\n", "Cu", "4"),
+        ("#SPECIES=Ti%NUM=2,O%NUM=4\n#VARVOL=20\n#NFORM=1-2\n", "TiO2", "2,4"),
+        ("#SPECIES=Cu\n#VARVOL=12\n#SYMMOPS=4\n", None, ""),
+        ("#SPECIES=Ti%NUM=2,O%NUM=4\n#VARVOL=20\n#VACANCIES=1@O\n", None, ""),
+    ],
+)
+def test_what_a_comparison_is_asked_for(text: str, formula: str | None, units: str, tmp_path: Path) -> None:
+    seeds = search(text, tmp_path)
+    assert (seeds.formula, seeds.formula_units) == (formula, units if units != "1" else "8")
+
+
+def test_seeds_whose_composition_varies_refuse_to_be_asked_for_one(tmp_path: Path) -> None:
+    for text, reason in (("#SYMMOPS=4", "without NFORM"), ("#VACANCIES=1@Cu", "VACANCIES change")):
+        (result,) = search(f"#SPECIES=Cu%NUM=4\n#VARVOL=12\n{text}\n", tmp_path).generate(Composition("Cu4"), 1, seed=0)
+        assert isinstance(result, FailedAttempt)
+        assert reason in result.reason
+
+
+def test_fixed_cells_do_not_adapt_and_held_atoms_do_not_move(tmp_path: Path) -> None:
+    text = "%BLOCK LATTICE_ABC\n4 5 6\n90 100 90\n#FIX\n%ENDBLOCK LATTICE_ABC\n#SPECIES=Al%NUM=6\n#MINSEP=2\n"
+    for structure in made(text + "#SLACK=0.3\n#OVERLAP=0.5\n#CELLADAPT\n", tmp_path):
+        assert structure.lattice.parameters == pytest.approx((4, 5, 6, 90, 100, 90))
+    assert "118.18 cubic angstrom" in search(text + "#VARVOL=5\n", tmp_path).describe()
+    held = (
+        "%BLOCK LATTICE_CART\n4 0 0\n0 4 0\n0 0 4\n#FIX\n%ENDBLOCK LATTICE_CART\n%BLOCK POSITIONS_FRAC\n"
+        "Na 0 0 0 # a % POSAMP=0 NOMOVE\nCl 0.5 0.5 0.5 # b\n%ENDBLOCK POSITIONS_FRAC\n#MINSEP=1\n#BREAKAMP=0.3\n"
+    )
+    for structure in made(held, tmp_path):
+        sodium = next(site for site in structure if site.specie.symbol == "Na")
+        assert sodium.frac_coords == pytest.approx(np.zeros(3))
+
+
+def test_amplitudes_are_angstrom_in_the_cell_that_is_drawn(tmp_path: Path) -> None:
+    text = "%BLOCK POSITIONS_FRAC\nNa 0 0 0 # a % POSAMP=0\nCl 0.5 0.5 0.5 # b % POSAMP=0.5\n%ENDBLOCK POSITIONS_FRAC\n"
+    for structure in made(text + "#VARVOL=200\n#MINSEP=0.5\n#NOCOMPACT\n", tmp_path, 10):
+        chlorine, sodium = sorted(structure, key=lambda site: site.specie.symbol)
+        apart = (chlorine.frac_coords - sodium.frac_coords - 0.5) % 1.0
+        apart = np.minimum(apart, 1 - apart)
+        signs = np.array([[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)])
+        assert np.linalg.norm((signs * apart) @ structure.lattice.matrix, axis=1).min() <= 0.5 + 1e-6
+
+
+def test_each_alternative_is_checked_before_anything_is_built(tmp_path: Path) -> None:
+    text = "#SPECIES=Cu%NUM=4\n#VARVOL=12\n#NFORM=1\n#CHIRAL\n#SYMMOPS={1,48}\n#MINSEP=1\n"
+    with pytest.raises(SeedError, match="no space group is left"):
+        search(text, tmp_path)
+    cell = "%BLOCK LATTICE_ABC\n4 4 4\n90 90 90\n#FIX\n%ENDBLOCK LATTICE_ABC\n"
+    placed = cell + "#SPECIES=Al%NUM=4\n#NFORM=1\n#SYMMOPS={1,4}\n"
+    with pytest.raises(SeedError, match="P1"):
+        search(placed, tmp_path)
+
+
+def test_directives_may_stand_behind_other_words_and_symbols_may_be_old() -> None:
+    seed = seed_of("KPOINTS_MP_SPACING 0.07 #VARVOL=9\n#SPECIES=Al\n#SYMM=Cmca\n")
+    assert seed.set_volume == 9
+    assert seed.settings.groups == (64,)
+    assert [(line.symbol, line.number) for line in seed_of("#FORMULA=Ca(OH)2\n#VARVOL=9\n").species] == [
+        ("Ca", (1, 1)),
+        ("O", (2, 2)),
+        ("H", (2, 2)),
+    ]

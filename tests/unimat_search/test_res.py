@@ -36,7 +36,8 @@ def entries(draw: st.DrawFn) -> ResEntry:
     if draw(st.booleans()):
         structure.add_site_property("magmom", rng.uniform(-5, 5, len(symbols)).round(2).tolist())
     pressure, enthalpy = round(float(rng.uniform(-10, 500)), 4), round(float(rng.uniform(-1e3, 10)), 8)
-    return ResEntry("a-b.c", structure, pressure, enthalpy, 0.25, 1.75, "P1", draw(st.integers(1, 99)), ("x y",))
+    name = draw(st.sampled_from(["a-b.c", "Cu(x)-0", "a=b-0", "pressure=3", "1.5"]))
+    return ResEntry(name, structure, pressure, enthalpy, 0.25, 1.75, "P1", draw(st.integers(1, 99)), ("x y",))
 
 
 @given(entries())
@@ -136,3 +137,14 @@ def test_formulas_are_ordered_as_airss_does() -> None:
     assert ENTRY.formula == "ClNa"
     assert ENTRY.formula_units == 4
     assert space_group_symbol(SALT) == "Fm-3m"
+
+
+@pytest.mark.parametrize("line", ["LATT 4", "SYMM -X, Y, Z"])
+def test_symmetry_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match="expand it to P1"):
+        parse_res(ALUMINIUM.replace("LATT -1", line).splitlines(), "file")
+
+
+def test_shelx_writes_elements_in_capitals() -> None:
+    entry = parse_res(to_res(ENTRY).replace("SFAC Cl Na", "SFAC CL NA").splitlines(), "?")
+    assert entry.structure.composition == ENTRY.structure.composition
