@@ -1,4 +1,4 @@
-"""Relaxation over processes, one thread each: chunks of structures in, lists of relaxations out.
+"""Work over processes, one thread each: generation, and relaxation of chunks of structures.
 
 A chunk is relaxed as a whole, whatever the number of workers, so results depend on neither the machine's
 load nor on what was done before.
@@ -13,13 +13,14 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import joblib
 from joblib.externals.loky import get_reusable_executor
@@ -39,6 +40,7 @@ On a GPU, hundreds."""
 
 Tag = TypeVar("Tag")
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def load_relaxer(spec: Spec) -> Relaxer:
@@ -74,6 +76,87 @@ def quiet() -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Job(Generic[Tag, Item, Result]):
+    """Items that a worker gets at once.
+
+    Attributes:
+        tag: The caller's own.
+        run: Done in a worker: the items, and a result for each. It must be picklable.
+        items: What it gets.
+        failed: The result of an item that `run` raised for, or that killed its worker, from the reason.
+    """
+
+    tag: Tag
+    run: Callable[[list[Item]], list[Result]]
+    items: Sequence[Item]
+    failed: Callable[[str], Result]
+
+
+def run_jobs(
+    next_job: Callable[[], Job[Tag, Item, Result] | None], *, workers: int
+) -> Iterator[tuple[Job[Tag, Item, Result], list[Result]]]:
+    """Do jobs in `workers` processes, and yield each with its results when it is done.
+
+    Args:
+        next_job: Asked, in the caller's thread, as workers get free; None where no job is ready, which is asked again
+            after the next result. With none in flight either, that is the end.
+        workers: Processes.
+
+    Yields:
+        The job and one result for each of its items, in their order. What a dying worker held is tried again with
+        nothing else in flight, then item by item; the one that kills its worker again has failed.
+    """
+    running: dict[Future[list[Result]], Job[Tag, Item, Result]] = {}
+    suspects: list[Job[Tag, Item, Result]] = []
+    finished = False
+    try:
+        while True:
+            while not suspects and len(running) < 2 * workers and (job := next_job()):
+                running[_submit(job, workers)] = job
+            if not running:
+                break
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                job = running.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    suspects.append(job)
+                else:
+                    yield job, _results(future, job)
+            if not running:  # a broken pool fails everything in flight; one of these broke it
+                for job in suspects:
+                    yield job, _run_alone(job, workers)
+                suspects.clear()
+        finished = True
+    finally:
+        if not finished:  # left early: by an error, an interruption, or a caller who has enough
+            worker_processes(workers).shutdown(wait=False, kill_workers=True)
+
+
+def _submit(job: Job[Tag, Item, Result], workers: int) -> Future[list[Result]]:
+    try:
+        future: Future[list[Result]] = worker_processes(workers).submit(job.run, list(job.items))
+    except BrokenProcessPool as error:  # it broke since the last look at it
+        future = Future()
+        future.set_exception(error)
+    return future
+
+
+def _run_alone(job: Job[Tag, Item, Result], workers: int) -> list[Result]:
+    """Try a job with nothing else in flight; if the worker dies again, each item on its own."""
+    future = _submit(job, workers)
+    if not isinstance(future.exception(), BrokenProcessPool):
+        return _results(future, job)
+    if len(job.items) == 1:
+        return [job.failed("its process died")]
+    return [result for item in job.items for result in _run_alone(replace(job, items=[item]), workers)]
+
+
+def _results(future: Future[list[Result]], job: Job[Tag, Item, Result]) -> list[Result]:
+    error = future.exception()
+    return [job.failed(one_line(error)) for _ in job.items] if error else future.result()
+
+
 def relax_chunks(
     spec: Spec,
     chunks: Iterable[tuple[Tag, Sequence[Structure]]],
@@ -85,89 +168,41 @@ def relax_chunks(
 
     Args:
         spec: The relaxer; every process builds its own.
-        chunks: Tagged lists of structures, consumed as workers get free, in the caller's thread.
+        chunks: Tagged lists of structures, consumed as workers get free.
         settings: When a relaxation ends.
         workers: Processes.
 
     Yields:
-        The chunk's tag and one relaxation for each of its structures, in their order. What a dying worker
-        held is tried again with nothing else in flight, then structure by structure; the one that kills its
-        worker again is recorded as failed.
+        The chunk's tag and one relaxation for each of its structures, in their order; see `run_jobs`.
     """
-    pool = _Pool(spec, settings, workers)
-    source = iter(chunks)
-    running: dict[Future[list[Relaxation]], tuple[Tag, Sequence[Structure]]] = {}
-    suspects: list[tuple[Tag, Sequence[Structure]]] = []
-    finished = False
-    try:
-        while True:
-            for tag, structures in islice(source, 0 if suspects else 2 * workers - len(running)):
-                running[pool.submit(structures)] = (tag, structures)
-            if not running:
-                break
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                tag, structures = running.pop(future)
-                if isinstance(future.exception(), BrokenProcessPool):
-                    suspects.append((tag, structures))
-                else:
-                    yield tag, _results(future, len(structures))
-            if not running:  # a broken pool fails everything in flight; one of these broke it
-                for tag, structures in suspects:
-                    yield tag, pool.relax_alone(structures)
-                suspects.clear()
-        finished = True
-    finally:
-        if not finished:  # left early: by an error, an interruption, or a caller who has enough
-            pool.kill()
+    jobs = (relaxation_job(tag, spec, structures, settings) for tag, structures in chunks)
+    for job, results in run_jobs(lambda: next(jobs, None), workers=workers):
+        yield job.tag, [replace(result, index=index) for index, result in enumerate(results)]
 
 
-class _Pool:
-    """Worker processes that are replaced when one dies."""
+def relaxation_job(
+    tag: Tag, spec: Spec, structures: Sequence[Structure], settings: RelaxSettings
+) -> Job[Tag, Structure, Relaxation]:
+    """The relaxation of a chunk of structures."""
+    return Job(tag, partial(_relax_chunk, spec, settings), structures, _failed_relaxation)
 
-    def __init__(self, spec: Spec, settings: RelaxSettings, workers: int) -> None:
-        self.spec = spec
-        self.settings = settings
-        self.workers = workers
 
-    def submit(self, structures: Sequence[Structure]) -> Future[list[Relaxation]]:
-        try:
-            future: Future[list[Relaxation]] = self._executor().submit(
-                _relax_chunk, self.spec, list(structures), self.settings
-            )
-        except BrokenProcessPool as error:  # it broke since the last look at it
-            future = Future()
-            future.set_exception(error)
-        return future
-
-    def relax_alone(self, structures: Sequence[Structure]) -> list[Relaxation]:
-        """Relax with nothing else in flight; if the worker dies again, each structure on its own."""
-        future = self.submit(structures)
-        if not isinstance(future.exception(), BrokenProcessPool):
-            return _results(future, len(structures))
-        if len(structures) == 1:
-            return [Relaxation(0, detail="its process died")]
-        return [replace(self.relax_alone([s])[0], index=index) for index, s in enumerate(structures)]
-
-    def kill(self) -> None:
-        self._executor().shutdown(wait=False, kill_workers=True)
-
-    def _executor(self) -> Any:  # noqa: ANN401 - loky is untyped
-        return worker_processes(self.workers)
+def _failed_relaxation(reason: str) -> Relaxation:
+    return Relaxation(-1, detail=reason)
 
 
 def worker_processes(count: int) -> Any:  # noqa: ANN401 - loky is untyped
-    """An executor of processes with one thread each, that end with this one; a new one if the last one broke."""
-    return get_reusable_executor(max_workers=count, env=ONE_THREAD, initializer=_start_worker, initargs=(os.getpid(),))
+    """An executor of processes with one thread each, that end with this one.
+
+    A new one if the last one broke, or stands in another folder (plug-ins are imported from the working one).
+    """
+    start = (os.getpid(), Path.cwd())
+    return get_reusable_executor(max_workers=count, env=ONE_THREAD, initializer=_start_worker, initargs=start)
 
 
-def _results(future: Future[list[Relaxation]], n: int) -> list[Relaxation]:
-    error = future.exception()
-    return [Relaxation(i, detail=one_line(error)) for i in range(n)] if error else future.result()
-
-
-def _start_worker(parent: int) -> None:
+def _start_worker(parent: int, folder: Path) -> None:
     """Leave interruptions to the parent, and end with it however it ends."""
+    os.chdir(folder)
 
     def follow() -> None:
         while os.getppid() == parent:
@@ -202,7 +237,7 @@ def _worker_relaxer(label: str) -> Relaxer:
     return load_relaxer(Spec.parse(label))
 
 
-def _relax_chunk(spec: Spec, structures: list[Structure], settings: RelaxSettings) -> list[Relaxation]:
+def _relax_chunk(spec: Spec, settings: RelaxSettings, structures: list[Structure]) -> list[Relaxation]:
     """Relax in a worker; every structure gets its row whatever the relaxer does."""
     with quiet():
         relaxer = _worker_relaxer(spec.label)

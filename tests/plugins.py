@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from ase.calculators.emt import EMT
 from pymatgen.core import Composition, Lattice, Structure
 
+from unimat_search.eval.metrics import lowest
 from unimat_search.eval.potential import emt_relaxer
 from unimat_search.eval.relax import BatchedRelaxer
-from unimat_search.records import FailedAttempt, Outcome, Relaxation, RelaxSettings
+from unimat_search.records import FailedAttempt, Outcome, Record, Relaxation, RelaxSettings
 
 
 class Uniform:
@@ -69,6 +70,31 @@ class Junk:
 class SameEverySeed(Uniform):
     def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure]:
         yield from super().generate(composition, n, seed=0)
+
+
+class Deadly(Uniform):
+    """Kills its process."""
+
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure]:
+        os._exit(9)
+
+
+class Learner(Uniform):
+    """Scales the lowest structure that it saw by what the seed says; random ones before it saw any."""
+
+    round_size = 3
+
+    def observe(self, records: Sequence[Record]) -> None:
+        self.seen = records
+
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure]:
+        assert all(record.outcome is not None for record in self.seen)
+        assert n == min(self.round_size, 7 - len(self.seen))
+        best = lowest(self.seen)
+        for k, fresh in enumerate(super().generate(composition, n, seed=seed)):
+            structure = best.final_structure if best and best.final_structure else fresh
+            strain = np.random.default_rng([seed, k]).uniform(-0.05, 0.05)
+            yield structure.copy().apply_strain(strain, inplace=False)
 
 
 class NotAGenerator:

@@ -5,28 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tomli_w
-from pymatgen.core import Composition, Element, Structure
+from pymatgen.core import Composition
 
 from unimat_search.eval.match import Known, best_match, read_known
 from unimat_search.eval.metrics import delta_e_f, lowest, summarise_matches, summarise_overall, summarise_records
-from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, quiet, relax_chunks, usable_cores
+from unimat_search.eval.parallel import DEFAULT_CHUNK, load_relaxer, run_jobs, usable_cores
 from unimat_search.eval.references import References, references_for
 from unimat_search.eval.relax import one_line
-from unimat_search.eval.sanity import FORMATION_ENERGY_WINDOW, structure_problem
+from unimat_search.eval.sanity import FORMATION_ENERGY_WINDOW
 from unimat_search.formula import Formula, parse_formula, parse_units, share_out
+from unimat_search.generation import load_generators
 from unimat_search.protocol import StructureGenerator
 from unimat_search.records import (
-    FailedAttempt,
     MatchSettings,
     Outcome,
     Record,
@@ -35,8 +32,9 @@ from unimat_search.records import (
     Task,
     UserError,
 )
-from unimat_search.registry import PluginError, Spec, UnknownPluginError, load
+from unimat_search.registry import Spec
 from unimat_search.store import Store
+from unimat_search.taskqueue import Chunk, TaskQueue
 from unimat_search.versions import versions
 
 log = logging.getLogger(__name__)
@@ -214,31 +212,6 @@ def plan(settings: CompareSettings) -> list[Search]:
     return list(searches.values())
 
 
-def load_generators(specs: Sequence[str]) -> dict[str, StructureGenerator | str]:
-    """Build the generators; one that can't be built is the reason in its place, and a warning.
-
-    Raises:
-        UnknownPluginError: If a name is unknown.
-        PluginError: If none of them can be built.
-    """
-    loaded: dict[str, StructureGenerator | str] = {}
-    for text in specs:
-        try:
-            with quiet():
-                built = load("generators", Spec.parse(text))
-            if not isinstance(built, StructureGenerator):
-                raise PluginError(f"{text} has no method generate(composition, n, *, seed)")
-            loaded[text] = built
-        except UnknownPluginError:
-            raise
-        except PluginError as error:
-            loaded[text] = str(error)
-            log.warning("generator %s", error)
-    if all(isinstance(generator, str) for generator in loaded.values()):
-        raise PluginError(f"no generator can be used: {'; '.join(map(str, loaded.values()))}")
-    return loaded
-
-
 def _read_known(settings: CompareSettings, searches: Sequence[Search]) -> Known | None:
     if not settings.reference:
         return None
@@ -322,99 +295,14 @@ def _run(
         done += n
         on_progress(done, total)
 
-    def chunks() -> Iterator[tuple[list[Record], list[Structure]]]:
-        for task in tasks:
-            records = store.task_records(task)
-            if all(record.outcome is Outcome.GENERATOR_FAILED for record in records):  # or none is there
-                records = generate(task, generators[task.generator])
-                store.write(records)
-            waiting = [record for record in records if record.outcome is None]
-            report(task.n - len(waiting))
-            for chunk in chunked(waiting, settings.chunk):
-                yield chunk, [r.initial_structure for r in chunk if r.initial_structure is not None]
-
     report(0)
-    for chunk, results in relax_chunks(relaxer, chunks(), settings.relax, workers=workers):
-        pairs = zip(chunk, results, strict=True)
-        store.write([score(r, result, references, known, settings.matcher) for r, result in pairs])
-        report(len(chunk))
-
-
-def generate(task: Task, generator: StructureGenerator | str) -> list[Record]:
-    """All candidates of a task as records: waiting for their relaxation, or failed with the reason.
-
-    Args:
-        task: What to ask for.
-        generator: The generator, or the reason why there is none.
-    """
-    attempts: Iterator[object]
-    if isinstance(generator, str):
-        attempts, end = iter(()), generator
-    else:
-        attempts, end = _attempts(generator, task), f"the generator gave fewer than {task.n} structures"
-    records: list[Record] = []
-    while len(records) < task.n:
-        start = time.perf_counter()
-        try:
-            with quiet():
-                attempt = next(attempts)
-        except StopIteration:
-            break
-        except (Exception, SystemExit) as error:  # a generator may raise anything
-            end = f"the generator raised {one_line(error)}"
-            log.warning("%s, %s: %s", task.generator, task.cell_formula, end)
-            records.append(_accept(task, len(records), FailedAttempt(end), time.perf_counter() - start))
-            break
-        records.append(_accept(task, len(records), attempt, time.perf_counter() - start))
-    missing = range(len(records), task.n)
-    return records + [_accept(task, index, FailedAttempt(end), 0.0) for index in missing]
-
-
-def _attempts(generator: StructureGenerator, task: Task) -> Iterator[object]:
-    yield from islice(generator.generate(task.composition, task.n, seed=task.seed), task.n)
-
-
-def _accept(task: Task, index: int, attempt: object, seconds: float) -> Record:
-    """A generator's attempt as a record."""
-    record = Record(
-        task.key(index),
-        task.generator,
-        task.reduced_formula,
-        task.formula_units,
-        task.cell_formula,
-        task.seed,
-        index,
-        generate_seconds=seconds,
-    )
-    if isinstance(attempt, FailedAttempt):
-        return replace(record, outcome=Outcome.GENERATOR_FAILED, detail=" ".join(str(attempt.reason).split())[:300])
-    try:
-        structure = _plain(attempt, task.composition)
-    except ValueError as error:
-        return replace(record, outcome=Outcome.GENERATOR_FAILED, detail=str(error))
-    return replace(record, initial_structure=structure, valid=structure_problem(structure) is None)
-
-
-def _plain(attempt: object, composition: Composition) -> Structure:
-    """A structure of plain elements in a right-handed cell, with the composition asked for.
-
-    Raises:
-        ValueError: If the attempt is anything else.
-    """
-    if not isinstance(attempt, Structure):
-        raise ValueError(f"the generator gave a {type(attempt).__name__}, not a Structure")
-    if not attempt.is_ordered:
-        raise ValueError("the generator gave a disordered structure")
-    symbols = [getattr(site.specie, "symbol", str(site.specie)) for site in attempt]
-    plain = all(Element.is_valid_symbol(symbol) for symbol in symbols)
-    if not plain or Composition({symbol: symbols.count(symbol) for symbol in symbols}) != composition:
-        raise ValueError(f"asked for {composition.formula}, the generator gave {attempt.composition.formula}")
-    if not (np.isfinite(attempt.frac_coords).all() and np.isfinite(attempt.lattice.matrix).all()):
-        raise ValueError("the generator gave a coordinate or cell vector that is not a finite number")
-    handedness = np.sign(np.linalg.det(attempt.lattice.matrix))
-    if handedness == 0:
-        raise ValueError("the generator gave a cell without volume")
-    return Structure(handedness * attempt.lattice.matrix, symbols, handedness * attempt.frac_coords, to_unit_cell=True)
+    queue = TaskQueue(tasks, generators, store, relaxer, settings.relax, settings.chunk, report)
+    for job, results in run_jobs(queue.next_job, workers=workers):
+        if isinstance(job.tag, Chunk):
+            pairs = zip(job.tag.records, results, strict=True)
+            queue.relaxed(job.tag, [score(r, result, references, known, settings.matcher) for r, result in pairs])
+        else:
+            queue.generated(job.tag, results[0])
 
 
 def score(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pymatgen.core import Composition, Structure
 
-    from unimat_search.records import FailedAttempt, Relaxation, RelaxSettings
+    from unimat_search.records import FailedAttempt, Record, Relaxation, RelaxSettings
 
 
 @runtime_checkable
@@ -25,6 +25,24 @@ class StructureGenerator(Protocol):
 
         Yields:
             A structure, or a `FailedAttempt` with the reason where none could be made.
+        """
+        ...
+
+
+@runtime_checkable
+class LearningGenerator(StructureGenerator, Protocol):
+    """A generator that learns from what was relaxed: it is asked in rounds, of `round_size` if it has one.
+
+    In all it is asked for as many candidates as any other.
+    """
+
+    def observe(self, records: Sequence[Record]) -> None:
+        """See what became of the candidates of one cell composition, before `generate` is called for more of it.
+
+        Args:
+            records: All its finished candidates, with structures, in the order of their generation; empty before the
+                first. They replace what was observed before: what is generated next depends on them, on the
+                composition and on the seed alone (and not on seconds, if runs are to repeat).
         """
         ...
 

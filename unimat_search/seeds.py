@@ -14,3 +14,10 @@ if TYPE_CHECKING:
 def candidate_stream(seed: int, composition: Composition, index: int) -> np.random.Generator:
     """Random numbers of the candidate `index` of a composition: the same for the same seed, composition and index."""
     return np.random.default_rng([seed, zlib.crc32(composition.alphabetical_formula.encode()), index])
+
+
+def round_seed(seed: int, start: int) -> int:
+    """Seed of the candidates from `start` on, where a generator is asked more than once: its own from the first on."""
+    if start == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, start]).generate_state(1, np.uint64)[0] >> 1)

@@ -94,8 +94,9 @@ class Store:
         return list(self._select(query, (task.generator, task.cell_formula, task.seed)))
 
     def records(self, *, structures: bool = False) -> Iterator[Record]:
-        """All rows in the order of their generation, structures left out unless they are asked for."""
-        return self._select("TRUE ORDER BY rowid", (), structures=structures)
+        """All rows by composition, generator, cell and index; structures left out unless they are asked for."""
+        order = 'reduced_formula, generator, formula_units, seed, "index"'
+        return self._select(f"TRUE ORDER BY {order}", (), structures=structures)
 
     def record(self, key: str) -> Record:
         """One row, with its structures."""

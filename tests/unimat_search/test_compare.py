@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from pymatgen.core import Composition, Lattice, Structure
 
-from unimat_search.compare import CompareSettings, RunError, generate, plan, run_comparison
+from unimat_search.compare import CompareSettings, RunError, plan, run_comparison
 from unimat_search.eval.references import References
 from unimat_search.formula import FormulaError
+from unimat_search.generation import Order, generate
 from unimat_search.records import Outcome, Record, RelaxSettings, Task
 from unimat_search.registry import PluginError, Spec, UnknownPluginError, load
 from unimat_search.store import Store
@@ -270,7 +271,7 @@ def test_broken_generators_are_one_warning_and_one_failed_column(
 
 def test_junk_becomes_rows_with_reasons() -> None:
     task = Task("junk", "AlCu", 1, "Al1 Cu1", 9, 0)
-    records = generate(task, load("generators", Spec.parse("tests.plugins:Junk")))
+    records = generate(Order(task, 0, 9), load("generators", Spec.parse("tests.plugins:Junk")))
     assert len(records) == 9
     details = [record.detail for record in records]
     assert "NoneType" in details[0]
@@ -289,7 +290,7 @@ def test_left_handed_cells_are_turned() -> None:
         def generate(self, composition: Composition, n: int, *, seed: int) -> Any:
             yield Structure(-3 * np.eye(3), ["Al", "Cu"], [[0.0, 0, 0], [0.1, 0.2, 0.3]])
 
-    record = generate(Task("left", "AlCu", 1, "Al1 Cu1", 1, 0), LeftHanded())[0]
+    record = generate(Order(Task("left", "AlCu", 1, "Al1 Cu1", 1, 0), 0, 1), LeftHanded())[0]
     assert record.initial_structure is not None
     assert np.linalg.det(record.initial_structure.lattice.matrix) == pytest.approx(27)
     original = Structure(-3 * np.eye(3), ["Al", "Cu"], [[0.0, 0, 0], [0.1, 0.2, 0.3]])
@@ -357,6 +358,33 @@ def test_a_structure_that_kills_its_worker_costs_nobody_else(tmp_path: Path) -> 
     died = {record.key for record in rows(tmp_path / "run") if record.detail == "its process died"}
     assert died == {record.key for record in rows(tmp_path / "run") if record.formula_units == 6}
     assert len(died) == 4
+
+
+def test_a_generator_that_kills_its_worker_costs_nobody_else(tmp_path: Path) -> None:
+    settings = replace(EMT, formulas=("Al",), generators=("airss", "tests.plugins:Deadly"), formula_units="1-2")
+    summary = run_comparison(settings, tmp_path / "run", workers=2)
+    assert summary["overall"]["airss"]["n_converged"] == 4
+    died = [record for record in rows(tmp_path / "run") if record.detail == "its process died"]
+    assert {record.generator for record in died} == {"tests.plugins:Deadly"}
+    assert len(died) == 4
+
+
+def test_a_generator_that_learns_is_asked_in_rounds(tmp_path: Path) -> None:
+    """Seven candidates in rounds of three, whatever the workers; a run that lost its last rounds makes them again."""
+    settings = replace(EMT, formulas=("Al4", "Al2Cu2"), generators=("tests.plugins:Learner",), formula_units="", n=7)
+    run_comparison(settings, tmp_path / "one", workers=1)
+    run_comparison(settings, tmp_path / "two", workers=2)
+    whole = rows(tmp_path / "one")
+    assert len(whole) == 14
+    assert rows(tmp_path / "two") == whole
+    with sqlite3.connect(tmp_path / "two" / "results.sqlite") as store:
+        store.execute("DELETE FROM candidates WHERE \"index\" >= 3 AND cell_formula = 'Al4'")
+        store.execute('UPDATE candidates SET outcome = NULL WHERE "index" >= 3')
+        store.execute('DELETE FROM candidates WHERE "index" >= 6')
+    run_comparison(settings, tmp_path / "two", resume=True, workers=2)
+    assert rows(tmp_path / "two") == whole
+    lowest_of = [min(r.energy or 0.0 for r in whole if r.cell_formula == "Al4" and r.index < k) for k in (3, 7)]
+    assert lowest_of[1] <= lowest_of[0]
 
 
 def test_a_worker_that_dies_once_is_tried_again(tmp_path: Path) -> None:

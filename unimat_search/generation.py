@@ -1,0 +1,172 @@
+"""Candidates of any generator as records: accepted as they are, or failed with the reason."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import islice
+
+import numpy as np
+from pymatgen.core import Composition, Element, Structure
+
+from unimat_search.eval.parallel import quiet
+from unimat_search.eval.relax import one_line
+from unimat_search.eval.sanity import structure_problem
+from unimat_search.protocol import LearningGenerator, StructureGenerator
+from unimat_search.records import FailedAttempt, Outcome, Record, Task
+from unimat_search.registry import PluginError, Spec, UnknownPluginError, load
+from unimat_search.seeds import round_seed
+
+log = logging.getLogger(__name__)
+
+ROUND = 8
+"""Candidates that a learning generator is asked for at once, unless it says otherwise."""
+
+
+def load_generators(specs: Sequence[str]) -> dict[str, StructureGenerator | str]:
+    """Build the generators; one that can't be built is the reason in its place, and a warning.
+
+    Raises:
+        UnknownPluginError: If a name is unknown.
+        PluginError: If none of them can be built.
+    """
+    loaded: dict[str, StructureGenerator | str] = {}
+    for text in specs:
+        try:
+            loaded[text] = _load(text)
+        except UnknownPluginError:
+            raise
+        except PluginError as error:
+            loaded[text] = str(error)
+            log.warning("generator %s", error)
+    if all(isinstance(generator, str) for generator in loaded.values()):
+        raise PluginError(f"no generator can be used: {'; '.join(map(str, loaded.values()))}")
+    return loaded
+
+
+def _load(text: str) -> StructureGenerator:
+    with quiet():
+        built = load("generators", Spec.parse(text))
+    if not isinstance(built, StructureGenerator):
+        raise PluginError(f"{text} has no method generate(composition, n, *, seed)")
+    return built
+
+
+def round_size(generator: StructureGenerator | str, n: int) -> int:
+    """How many candidates of n a generator is asked for at once: all, unless it learns from what was relaxed."""
+    if not isinstance(generator, LearningGenerator):
+        return n
+    return max(1, int(getattr(generator, "round_size", ROUND)))
+
+
+@dataclass(frozen=True)
+class Order:
+    """Candidates of a task that are asked for at once.
+
+    Attributes:
+        task: Whose they are.
+        start: Index of the first.
+        n: How many.
+        seen: The candidates before them, finished, with their structures; for generators that learn.
+    """
+
+    task: Task
+    start: int
+    n: int
+    seen: Sequence[Record] = field(default_factory=tuple)
+
+    def failed(self, reason: str) -> list[Record]:
+        """All of them, for one reason."""
+        failure = FailedAttempt(reason)
+        return [accept(self.task, index, failure, 0.0) for index in range(self.start, self.start + self.n)]
+
+
+def fill_in_worker(orders: Sequence[Order]) -> list[list[Record]]:
+    """Candidates of orders, from generators that this process builds once."""
+    return [generate(order, _worker_generator(order.task.generator)) for order in orders]
+
+
+@lru_cache
+def _worker_generator(label: str) -> StructureGenerator:
+    return _load(label)
+
+
+def generate(order: Order, generator: StructureGenerator) -> list[Record]:
+    """All candidates of an order as records: waiting for their relaxation, or failed with the reason.
+
+    Args:
+        order: What to ask for.
+        generator: Whom to ask; one that learns is shown what was seen before.
+    """
+    end = f"the generator gave fewer than {order.n} structures"
+    records: list[Record] = []
+    attempts = _attempts(order, generator)
+    while len(records) < order.n:
+        start = time.perf_counter()
+        try:
+            with quiet():
+                attempt = next(attempts)
+        except StopIteration:
+            break
+        except (Exception, SystemExit) as error:  # a generator may raise anything
+            end = f"{RAISED} {one_line(error)}"
+            attempt = FailedAttempt(end)
+        records.append(accept(order.task, order.start + len(records), attempt, time.perf_counter() - start))
+    return records + order.failed(end)[len(records) :]
+
+
+RAISED = "the generator raised"
+
+
+def _attempts(order: Order, generator: StructureGenerator) -> Iterator[object]:
+    composition = order.task.composition
+    if isinstance(generator, LearningGenerator):
+        generator.observe(order.seen)
+    yield from islice(generator.generate(composition, order.n, seed=round_seed(order.task.seed, order.start)), order.n)
+
+
+def accept(task: Task, index: int, attempt: object, seconds: float) -> Record:
+    """A generator's attempt as a record: waiting for its relaxation, or failed with the reason."""
+    record = Record(
+        task.key(index),
+        task.generator,
+        task.reduced_formula,
+        task.formula_units,
+        task.cell_formula,
+        task.seed,
+        index,
+        generate_seconds=seconds,
+    )
+    if isinstance(attempt, FailedAttempt):
+        return replace(record, outcome=Outcome.GENERATOR_FAILED, detail=" ".join(str(attempt.reason).split())[:300])
+    try:
+        structure = _plain(attempt, task.composition)
+    except ValueError as error:
+        return replace(record, outcome=Outcome.GENERATOR_FAILED, detail=str(error))
+    return replace(record, initial_structure=structure, valid=structure_problem(structure) is None)
+
+
+def _plain(attempt: object, composition: Composition) -> Structure:
+    """A structure of plain elements in a right-handed cell, with the composition asked for.
+
+    Raises:
+        ValueError: If the attempt is anything else.
+    """
+    if not isinstance(attempt, Structure):
+        raise ValueError(f"the generator gave a {type(attempt).__name__}, not a Structure")
+    if not attempt.is_ordered:
+        raise ValueError("the generator gave a disordered structure")
+    symbols = [getattr(site.specie, "symbol", str(site.specie)) for site in attempt]
+    plain = all(Element.is_valid_symbol(symbol) for symbol in symbols)
+    if not plain or Composition({symbol: symbols.count(symbol) for symbol in symbols}) != composition:
+        raise ValueError(f"asked for {composition.formula}, the generator gave {attempt.composition.formula}")
+    if not (np.isfinite(attempt.frac_coords).all() and np.isfinite(attempt.lattice.matrix).all()):
+        raise ValueError("the generator gave a coordinate or cell vector that is not a finite number")
+    handedness = np.sign(np.linalg.det(attempt.lattice.matrix))
+    if handedness == 0:
+        raise ValueError("the generator gave a cell without volume")
+    matrix = np.ascontiguousarray(handedness * attempt.lattice.matrix)  # as it will be when read from the store
+    return Structure(matrix, symbols, handedness * attempt.frac_coords, to_unit_cell=True)
