@@ -86,11 +86,39 @@ class RandomSearch:
         self, composition: Composition, indices: Sequence[int], *, seed: int
     ) -> list[Structure | FailedAttempt]:
         """The structures with these numbers; none depends on the others."""
+        return self.from_streams(composition, [candidate_stream(seed, composition, index) for index in indices])
+
+    def from_streams(
+        self, composition: Composition, streams: Sequence[np.random.Generator]
+    ) -> list[Structure | FailedAttempt]:
+        """A structure of each stream of random numbers; none depends on the others."""
         symbols = element_symbols(composition)
         counts = [int(composition[symbol]) for symbol in symbols]
         expected = self._expect(composition)
-        wishes = [self._wish(candidate_stream(seed, composition, index), expected) for index in indices]
-        return build_structures(symbols, counts, wishes, self.settings)
+        return build_structures(symbols, counts, [self._wish(rng, expected) for rng in streams], self.settings)
+
+    def in_cells(
+        self, composition: Composition, lattices: Sequence[FloatArray], streams: Sequence[np.random.Generator]
+    ) -> list[Structure | FailedAttempt]:
+        """Random atoms (P1) in given cells, separations scaled with the room that these leave.
+
+        Args:
+            composition: Of the cell.
+            lattices: Row vectors, angstrom. (3, 3) each
+            streams: Random numbers, one for each cell.
+        """
+        symbols = element_symbols(composition)
+        expected = self._expect(composition)
+        wishes = []
+        for lattice, rng in zip(lattices, streams, strict=True):
+            volume = abs(float(np.linalg.det(lattice)))
+            scale = min(1.0, (volume / expected.volume) ** (1 / 3))
+            wish = self._wish(rng, expected)
+            wishes.append(
+                replace(wish, volumes=(volume, volume), separations=scale * wish.separations, lattice=lattice)
+            )
+        counts = [int(composition[symbol]) for symbol in symbols]
+        return build_structures(symbols, counts, wishes, replace(self.settings, operations=(1, 1)))
 
     def _wish(self, rng: np.random.Generator, expected: Expectation) -> Wish:
         volume = rng.uniform(*self.volume) * expected.volume

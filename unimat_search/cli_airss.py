@@ -93,8 +93,9 @@ def search(out: Path, n: int, seed: int, workers: int | None, **options: Any) ->
         from unimat_search.records import FailedAttempt, RelaxSettings
         from unimat_search.registry import Spec
         from unimat_search.res import ranking, to_res
-        from unimat_search.search import Shaking, united
         from unimat_search.search import search as run_search
+        from unimat_search.search import united
+        from unimat_search.shaking import Shaking
 
         if out.exists() or out.suffix != ".res":
             raise BadInput(f"{out} must be a new file that ends in .res")

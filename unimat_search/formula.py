@@ -1,7 +1,7 @@
 """From the text after `--formula` to compositions of whole cells.
 
 A formula without a common divisor (`TiO2`) is asked for at every number of formula units that fits; any
-other (`Ti4O8`) means that very cell.
+other (`Ti4O8`) means that very cell, and so does one with a number of formula units (`TiO2:4`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pymatgen.core import Composition
 
-ACCEPTED = "write element symbols with whole counts, as in TiO2, Ti4O8 or Ca(OH)2"
+ACCEPTED = "write element symbols with whole counts, as in TiO2, Ti4O8, TiO2:4 or Ca(OH)2"
 
 _TOKEN = re.compile(r"[A-Z][a-z]?|\d+|[()]")
 
@@ -91,12 +91,18 @@ def parse_formula(text: str) -> Formula:
         FormulaError: For anything but known elements in positive whole amounts.
     """
     stripped = text.strip()
-    if not stripped:
+    symbols, colon, units = (part.strip() for part in stripped.partition(":"))
+    if not symbols:
         raise FormulaError(f"the formula is empty; {ACCEPTED}")
-    _refuse_lookalikes(stripped)
-    amounts = _amounts(stripped)
+    if colon and not re.fullmatch(r"[1-9]\d*", units):
+        raise FormulaError(f"{text!r} has no whole number of formula units after the colon; {ACCEPTED}")
+    _refuse_lookalikes(symbols)
+    amounts = _amounts(symbols)
     divisor = math.gcd(*amounts.values())
-    return Formula(stripped, {el: n // divisor for el, n in amounts.items()}, divisor if divisor > 1 else None)
+    if colon and divisor > 1:
+        raise FormulaError(f"{text!r} fixes the cell twice; write the reduced formula before the colon")
+    fixed = int(units) if colon else divisor if divisor > 1 else None
+    return Formula(stripped, {el: n // divisor for el, n in amounts.items()}, fixed)
 
 
 def read_formulas(path: Path) -> list[str]:

@@ -146,7 +146,8 @@ def accept(task: Task, index: int, attempt: object, seconds: float) -> Record:
         structure = _plain(attempt, task.composition)
     except ValueError as error:
         return replace(record, outcome=Outcome.GENERATOR_FAILED, detail=str(error))
-    return replace(record, initial_structure=structure, valid=structure_problem(structure) is None)
+    origin = str(getattr(attempt, "properties", {}).get("origin", ""))
+    return replace(record, initial_structure=structure, valid=structure_problem(structure) is None, origin=origin)
 
 
 def _plain(attempt: object, composition: Composition) -> Structure:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from unimat_search.records import FailedAttempt, MatchSettings
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams
-from unimat_search.unimat.sample import Sampled, as_structure, sample
+from unimat_search.unimat.sample import Crystal, as_structure, sample
 from unimat_search.unimat.structures import StructureSet
 
 NEAR_HULL_ASKED = torch.tensor([np.nan, 1.0])
@@ -116,7 +116,7 @@ def match_rates(
     )
 
 
-def compare(made: Sequence[Sampled], known: Sampled, matcher: MatchSettings) -> tuple[list[float], list[bool]]:
+def compare(made: Sequence[Crystal], known: Crystal, matcher: MatchSettings) -> tuple[list[float], list[bool]]:
     """Displacement of each sample from a known structure (NaN: no match), and whether it is valid."""
     from pymatgen.core import Structure
 
@@ -138,7 +138,7 @@ def compare(made: Sequence[Sampled], known: Sampled, matcher: MatchSettings) -> 
     return rms, valid
 
 
-def _sampled(one: StructureSet) -> Sampled:
+def _sampled(one: StructureSet) -> Crystal:
     return (
         torch.from_numpy(one.numbers.astype(np.int64)),
         torch.from_numpy(one.frac_coords),

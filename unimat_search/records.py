@@ -195,6 +195,7 @@ class Record:
         relax_seconds: Wall seconds of the relaxation.
         match: Name of the known structure that the final one matches best; empty if none.
         rms_dist: Its distance, dimensionless (normalised by the cube root of the volume per atom).
+        origin: How the generator made it, if it says so (`Structure.properties["origin"]`).
     """
 
     key: str
@@ -217,6 +218,7 @@ class Record:
     relax_seconds: float = 0.0
     match: str = ""
     rms_dist: float | None = None
+    origin: str = ""
 
     @property
     def num_sites(self) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, relax_chunks
@@ -14,28 +13,10 @@ from unimat_search.eval.unique import SAME, unite
 from unimat_search.records import MatchSettings, Outcome, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
 from unimat_search.res import ResEntry, space_group_symbol, under_pressure
+from unimat_search.shaking import Shaking, shaken
 
-
-@dataclass(frozen=True)
-class Shaking:
-    """Relax-and-shake: displace every atom and strain the cell at random, relax again, keep what is lower.
-
-    Attributes:
-        times: Of each structure.
-        amplitude: Largest displacement of an atom, angstrom.
-        strain: Largest strain of the cell.
-    """
-
-    times: int = 0
-    amplitude: float = 0.5
-    strain: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.times < 0 or not self.amplitude >= 0 or not 0 <= self.strain < 0.5:
-            raise ValueError(
-                "shakes and amplitude must be 0 or more and the strain below 0.5, "
-                f"got {self.times}, {self.amplitude} and {self.strain}"
-            )
+STILL = Shaking()
+"""None."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +37,7 @@ def search(
     relaxer: Spec,
     settings: RelaxSettings,
     *,
-    shaking: Shaking = Shaking(),
+    shaking: Shaking = STILL,
     seed: int = 0,
     workers: int = 1,
     chunk: int = DEFAULT_CHUNK,
@@ -104,21 +85,6 @@ def _entry(name: str, result: Relaxation, pressure: float) -> ResEntry | None:
         return None
     entry = ResEntry(name, result.structure, enthalpy=result.energy, space_group=space_group_symbol(result.structure))
     return under_pressure(entry, pressure)
-
-
-def shaken(structure: Structure, rng: np.random.Generator, shaking: Shaking) -> Structure:
-    """A structure with each atom displaced within a sphere and the cell strained."""
-    drawn = rng.uniform(-shaking.strain, shaking.strain, (3, 3))
-    strain = np.diag(drawn.diagonal()) + (np.triu(drawn, 1) + np.triu(drawn, 1).T) / 2
-    lattice = structure.lattice.matrix @ (np.eye(3) + strain)
-    moves = np.array([_within_sphere(rng) for _ in structure]) * shaking.amplitude
-    coords = structure.frac_coords @ lattice + moves
-    return Structure(lattice, structure.species, coords, coords_are_cartesian=True, to_unit_cell=True)
-
-
-def _within_sphere(rng: np.random.Generator) -> NDArray[np.float64]:
-    direction = rng.normal(size=3)
-    return np.asarray(direction / np.linalg.norm(direction) * rng.random() ** (1 / 3))
 
 
 def united(entries: Sequence[ResEntry], *, window: float = 0.01, matcher: MatchSettings = SAME) -> list[ResEntry]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pymatgen.core import Structure
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 COLUMNS = tuple(field.name for field in fields(Record))
 STRUCTURES = ("initial_structure", "final_structure")
 

@@ -25,6 +25,8 @@ from unimat_search.formula import FormulaError, parse_formula, parse_units, read
         (" LiFePO4 ", "LiFePO4", {"Li": 1, "Fe": 1, "P": 1, "O": 4}, None),
         ("XeF2", "XeF2", {"Xe": 1, "F": 2}, None),
         ("CoCO3", "CoCO3", {"Co": 1, "C": 1, "O": 3}, None),
+        ("TiO2:4", "TiO2", {"Ti": 1, "O": 2}, 4),
+        ("NaCl : 1", "NaCl", {"Na": 1, "Cl": 1}, 1),
     ],
 )
 def test_formulas(text: str, reduced: str, amounts: dict[str, int], fixed: int | None) -> None:
@@ -57,6 +59,11 @@ def test_formulas(text: str, reduced: str, amounts: dict[str, int], fixed: int |
         ("Na Cl", "no formula"),
         ("Na\nCl", "no formula"),
         ("NaCl²", "no formula"),
+        (":2", "empty"),
+        ("NaCl:", "after the colon"),
+        ("NaCl:0", "after the colon"),
+        ("NaCl:2:2", "after the colon"),
+        ("Na2Cl2:2", "twice"),
     ],
 )
 def test_bad_formulas_say_what_is_wrong(text: str, says: str) -> None:

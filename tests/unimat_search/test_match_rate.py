@@ -9,7 +9,7 @@ from tests.unimat.crystals import random_set, tiny_model
 from unimat_search.match_rate import MatchRates, compare, match_rates
 from unimat_search.records import MatchSettings
 from unimat_search.unimat.model import SampleSettings
-from unimat_search.unimat.sample import Sampled
+from unimat_search.unimat.sample import Crystal
 
 NAN = np.nan
 RATES = MatchRates(
@@ -32,7 +32,7 @@ def test_rates_by_hand() -> None:
         RATES.rate(5)
 
 
-def sampled(structure: Structure) -> Sampled:
+def sampled(structure: Structure) -> Crystal:
     return (
         torch.tensor(structure.atomic_numbers),
         torch.tensor(structure.frac_coords),

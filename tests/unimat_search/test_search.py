@@ -13,7 +13,8 @@ from unimat_search.files import read_structures
 from unimat_search.records import EV_PER_CUBIC_ANGSTROM, RelaxSettings
 from unimat_search.registry import Spec
 from unimat_search.res import read_res, to_res
-from unimat_search.search import Shaking, search, shaken, united
+from unimat_search.search import search, united
+from unimat_search.shaking import Shaking, shaken
 
 SEED = "#VARVOL=35\n#SPECIES=Si%NUM=1,O%NUM=2\n#NFORM=2-4\n#MINSEP=1.0 Si-Si=3.00 Si-O=1.60 O-O=2.58\n#COMPACT\n"
 COPPER = "#VARVOL=12\n#SPECIES=Cu%NUM=1\n#NFORM=4\n#MINSEP=2.0\n#SYMMOPS=2-4\n"

@@ -58,30 +58,36 @@ def euler(
     *,
     steps: int,
     haste: float = 0.0,
+    start: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Follow a velocity from time 0 to 1 in equal steps.
+    """Follow a velocity to time 1 in equal steps.
 
     Args:
         velocity: What to follow.
-        frac_coords: Noise. (b, n, 3)
-        cells: Noise. (b, c)
-        steps: How many.
+        frac_coords: Noise, or somewhere on the path. (b, n, 3)
+        cells: Likewise. (b, c)
+        steps: How many for the whole path from time 0.
         haste: Coordinates run ahead by 1 + haste * t ("anti-annealing", Miller et al. 2024), which sharpens the modes,
             but never past where the velocity would lead by time 1.
+        start: The time at which coordinates and cells are.
 
     Returns:
         Coordinates, wrapped into [0, 1), and cells.
 
     Raises:
-        ValueError: If there is no step.
+        ValueError: If there is no step, or no path left.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    for step in range(steps):
-        now = step / steps
-        stride = min((1 + haste * now) / steps, 1 - now)
+    if not 0 <= start < 1:
+        raise ValueError(f"the start must be at least 0 and less than 1, got {start}")
+    count = max(1, round(steps * (1 - start)))
+    width = (1 - start) / count
+    for step in range(count):
+        now = start + step * width
+        stride = min((1 + haste * now) * width, 1 - now)
         time = torch.full(frac_coords.shape[:1], now, device=cells.device, dtype=cells.dtype)
         coords_velocity, cells_velocity = velocity(frac_coords, cells, time)
         frac_coords = (frac_coords + stride * coords_velocity) % 1.0
-        cells = cells + cells_velocity / steps
+        cells = cells + cells_velocity * width
     return frac_coords, cells

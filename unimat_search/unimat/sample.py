@@ -17,6 +17,8 @@ from unimat_search.unimat.checkpoint import load_model
 from unimat_search.unimat.elements import SYMBOLS, composition_numbers
 from unimat_search.unimat.grid_model import GridModel
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, usable_device
+from unimat_search.unimat.slot_model import SlotModel
+from unimat_search.unimat.sources import niggli
 
 if TYPE_CHECKING:
     from pymatgen.core import Composition, Structure
@@ -29,7 +31,7 @@ VOLUME_PER_ATOM = (1.0, 1000.0)
 NARROWEST = 0.5
 """Distance between opposite faces under which a cell is no crystal, angstrom."""
 
-Sampled = tuple[Tensor, Tensor, Tensor]
+Crystal = tuple[Tensor, Tensor, Tensor]
 """Atomic numbers (n,), fractional coordinates (n, 3), and the cell (3, 3), angstrom."""
 
 
@@ -87,13 +89,49 @@ class UniMatGenerator:
 
     def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:
         """See `StructureGenerator.generate`; structure k does not depend on n beyond rounding."""
-        numbers = torch.tensor(composition_numbers(composition))
-        unseen = sorted({SYMBOLS[z] for z in numbers.tolist() if not self.model.seen_elements[z]})
-        if unseen:
+        if unseen := self.unseen(composition):
             yield from (FailedAttempt(f"the model has never seen {', '.join(unseen)}") for _ in range(n))
             return
+        numbers = torch.tensor(composition_numbers(composition))
         streams = Streams([candidate_stream(seed, composition, index) for index in range(n)])
         yield from map(as_structure, self.sample([numbers] * n, streams))
+
+    def unseen(self, composition: Composition) -> list[str]:
+        """Elements of a composition that the model never saw in training."""
+        numbers = set(composition_numbers(composition))
+        return sorted(SYMBOLS[z] for z in numbers if not self.model.seen_elements[z])
+
+    def renew(
+        self, structures: Sequence[Structure], starts: Sequence[float], streams: Streams
+    ) -> list[Structure | FailedAttempt]:
+        """Structures noised to a time on the model's path and denoised again.
+
+        Args:
+            structures: One for each stream.
+            starts: Their times: 0 forgets the structure, near 1 keeps it.
+            streams: Their random numbers.
+
+        Raises:
+            ValueError: If the model has no such path; a `slots` model has.
+        """
+        if not isinstance(self.model, SlotModel):
+            raise ValueError("this model can't renew structures; a slots model can")
+        renewed: list[Structure | FailedAttempt] = [FailedAttempt("its cell has no Niggli reduction")] * len(structures)
+        groups: dict[tuple[int, float], list[tuple[int, Crystal]]] = {}
+        for row, (structure, start) in enumerate(zip(structures, starts, strict=True)):
+            if crystal := as_crystal(structure):
+                groups.setdefault((len(structure), start), []).append((row, crystal))
+        for (_, start), members in groups.items():
+            numbers, frac_coords, cells = (
+                torch.stack(parts).to(self.device) for parts in zip(*(one for _, one in members), strict=True)
+            )
+            theirs = Streams([streams.generators[row] for row, _ in members])
+            asked = self.properties.to(self.device).expand(len(members), -1)
+            with torch.no_grad(), self.settings.autocast(self.device):
+                coords, cells = self.model.renew(numbers, frac_coords, cells, asked, theirs, self.settings, start=start)
+            for place, (row, _) in enumerate(members):
+                renewed[row] = as_structure((numbers[place].cpu(), coords[place].cpu(), cells[place].cpu()))
+        return renewed
 
     def generate_freely(self, n: int, *, seed: int) -> list[Structure | FailedAttempt]:
         """Structures of compositions that the model draws or makes itself."""
@@ -101,7 +139,7 @@ class UniMatGenerator:
         made = sample_freely(self.model, streams, self.settings, self.properties.to(self.device))
         return [as_structure(one) for one in made]
 
-    def sample(self, compositions: Sequence[Tensor], streams: Streams) -> list[Sampled]:
+    def sample(self, compositions: Sequence[Tensor], streams: Streams) -> list[Crystal]:
         """A crystal of each composition (atomic numbers), in their order."""
         return sample(self.model, compositions, streams, self.settings, self.properties.to(self.device))
 
@@ -119,7 +157,7 @@ def sample(
     properties: Tensor,
     *,
     at_once: int = POSITIONS_AT_ONCE,
-) -> list[Sampled]:
+) -> list[Crystal]:
     """Crystals of many compositions, those of one size together.
 
     Args:
@@ -134,7 +172,7 @@ def sample(
         A crystal of each composition, in their order.
     """
     order = sorted(range(len(compositions)), key=lambda index: len(compositions[index]))
-    sampled: list[Sampled | None] = [None] * len(order)
+    sampled: list[Crystal | None] = [None] * len(order)
     while order:
         size = len(compositions[order[0]])
         most = max(1, at_once // model.positions(size))
@@ -149,11 +187,11 @@ def sample(
     return [one for one in sampled if one is not None]
 
 
-def sample_freely(model: CrystalModel, streams: Streams, settings: SampleSettings, properties: Tensor) -> list[Sampled]:
+def sample_freely(model: CrystalModel, streams: Streams, settings: SampleSettings, properties: Tensor) -> list[Crystal]:
     """Crystals without a composition given: a `slots` model draws one from its data, a `unet` model makes it."""
     if not isinstance(model, GridModel):
         return sample(model, model.compositions(streams), streams, settings, properties)
-    made: list[Sampled] = []
+    made: list[Crystal] = []
     most = max(1, POSITIONS_AT_ONCE // model.positions(0))
     for start in range(0, len(streams.generators), most):
         theirs = Streams(streams.generators[start : start + most])
@@ -165,7 +203,19 @@ def sample_freely(model: CrystalModel, streams: Streams, settings: SampleSetting
     return made
 
 
-def as_structure(sampled: Sampled) -> Structure | FailedAttempt:
+def as_crystal(structure: Structure) -> Crystal | None:
+    """A structure as the models see it, in its Niggli-reduced cell; None if it has none."""
+    matrix = np.array(structure.lattice.matrix)
+    try:
+        cell = niggli(matrix)
+    except ValueError:
+        return None
+    frac_coords = structure.frac_coords @ matrix @ np.linalg.inv(cell)
+    numbers = torch.tensor([site.specie.Z for site in structure])
+    return numbers, torch.from_numpy(frac_coords % 1.0).float(), torch.from_numpy(cell).float()
+
+
+def as_structure(sampled: Crystal) -> Structure | FailedAttempt:
     """A sampled crystal as a structure in the usual orientation, or why it is none."""
     from pymatgen.core import Lattice, Structure
 

@@ -121,6 +121,57 @@ class SlotModel(CrystalModel):
         self, numbers: Tensor, properties: Tensor, streams: Streams, settings: SampleSettings
     ) -> tuple[Tensor, Tensor]:
         """See `CrystalModel.sample`; the one sampler is "euler"."""
+        frac_coords, cells = self._noise(numbers, streams)
+        return self._follow(frac_coords, cells, numbers, properties, settings, start=0.0)
+
+    def renew(
+        self,
+        numbers: Tensor,
+        frac_coords: Tensor,
+        cells: Tensor,
+        properties: Tensor,
+        streams: Streams,
+        settings: SampleSettings,
+        *,
+        start: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Crystals taken back to a time on the path, as in training, and led from there to time 1 again.
+
+        Args:
+            numbers: Atomic numbers. (b, n)
+            frac_coords: (b, n, 3)
+            cells: Row vectors, angstrom, Niggli-reduced as in training. (b, 3, 3)
+            properties: Asked for, NaN where nothing is. (b, 2)
+            streams: b of them.
+            settings: How; steps are those of the whole path.
+            start: The time: 0 forgets the crystal, near 1 keeps it.
+
+        Returns:
+            As `sample`.
+        """
+        noise, cells_noise = self._noise(numbers, streams)
+        if self.config.assign:
+            noise = flow.assign(noise, frac_coords, numbers)
+        way = flow.without_drift(flow.shortest(frac_coords - noise))
+        cells_then = torch.lerp(cells_noise, self.encode_cells(cells, numbers), start)
+        return self._follow(noise + start * way, cells_then, numbers, properties, settings, start=start)
+
+    def _noise(self, numbers: Tensor, streams: Streams) -> tuple[Tensor, Tensor]:
+        """Coordinates (b, n, 3) and standardised cells (b, 6) at time 0."""
+        uniform = streams.uniform(numbers.shape[1], 3).to(numbers.device)
+        return uniform, streams.normal(CELL_SIZE).to(numbers.device)
+
+    def _follow(
+        self,
+        frac_coords: Tensor,
+        cells: Tensor,
+        numbers: Tensor,
+        properties: Tensor,
+        settings: SampleSettings,
+        *,
+        start: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Coordinates and cells (b, 3, 3) at time 1."""
         if settings.sampler not in (None, "euler"):
             raise ValueError(f"the slot model has no sampler {settings.sampler!r}; it has euler")
         known = self.standardised(properties)
@@ -135,10 +186,11 @@ class SlotModel(CrystalModel):
 
         frac_coords, cells = flow.euler(
             velocity,
-            streams.uniform(numbers.shape[1], 3).to(numbers.device),
-            streams.normal(CELL_SIZE).to(numbers.device),
+            frac_coords,
+            cells,
             steps=settings.steps or self.default_steps,
             haste=self.default_haste if settings.haste is None else settings.haste,
+            start=start,
         )
         return frac_coords, self.decode_cells(cells, numbers)
 

@@ -1,0 +1,174 @@
+"""Diffusion-seeded search: a trained model and random search, each starting from what the other is good at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pymatgen.core import Composition, Structure
+
+from unimat_search.airss.generator import RandomSearch
+from unimat_search.records import FailedAttempt, Record
+from unimat_search.seeds import candidate_stream
+from unimat_search.shaking import Shaking, shaken
+from unimat_search.unimat.elements import composition_numbers
+from unimat_search.unimat.model import Streams
+from unimat_search.unimat.sample import UniMatGenerator, as_structure
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+Made = list[Structure | FailedAttempt]
+
+DUPLICATE = 0.002
+"""eV/atom: relaxed structures nearer than this are taken for one."""
+
+PARENTS = 4
+"""The lowest so many distinct structures are improved upon, each half as often as the one below."""
+
+
+class SeededSearch:
+    """Candidates of several arms, and a choice among them that learns which one pays.
+
+    Args:
+        arms: Names, separated by blanks: "sample" (of the model), "repair" (a random structure noised and denoised),
+            "cell" (the model's cell, random atoms), "airss" (random search), "shake" (a low relaxed structure,
+            shaken), "hop" (a low relaxed structure, noised and denoised: basin hopping by the model).
+        rounds: Candidates asked for at once.
+        repair: Time on the model's path from which random structures are denoised.
+        hop: Times from which relaxed structures are.
+        shake: Largest displacement of an atom in a shake, angstrom.
+        strain: Largest strain of the cell in a shake.
+        model: Options of `UniMatGenerator`, as a table.
+        airss: Options of `RandomSearch`, as a table.
+    """
+
+    def __init__(
+        self,
+        *,
+        arms: str = "sample repair hop",
+        rounds: int = 8,
+        repair: float = 0.3,
+        hop: Sequence[float] = (0.3, 0.5, 0.7),
+        shake: float = 0.5,
+        strain: float = 0.1,
+        model: dict[str, Any] | None = None,
+        airss: dict[str, Any] | None = None,
+    ) -> None:
+        self.arms = tuple(arms.split())
+        unknown = [name for name in self.arms if name not in ARMS]
+        if unknown or not self.arms:
+            raise ValueError(f"arms must be some of {' '.join(ARMS)}, got {arms!r}")
+        self.round_size = rounds
+        self.repair = repair
+        self.hop = tuple(hop)
+        self.shaking = Shaking(1, shake, strain)
+        self.unimat = UniMatGenerator(**(model or {}))
+        self.random = RandomSearch(**(airss or {}))
+        self.seen: Sequence[Record] = ()
+
+    def observe(self, records: Sequence[Record]) -> None:
+        """See `LearningGenerator.observe`."""
+        self.seen = records
+
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:
+        """See `StructureGenerator.generate`."""
+        streams = [candidate_stream(seed, composition, index) for index in range(n)]
+        chosen = [self.usable(self.arms[index % len(self.arms)], composition) for index in range(n)]
+        made: dict[int, Structure | FailedAttempt] = {}
+        for name in dict.fromkeys(chosen):
+            rows = [row for row in range(n) if chosen[row] == name]
+            for row, one in zip(rows, ARMS[name](self, composition, [streams[row] for row in rows]), strict=True):
+                if isinstance(one, Structure):
+                    one.properties["origin"] = name
+                made[row] = one
+        yield from (made[row] for row in range(n))
+
+    def usable(self, arm: str, composition: Composition) -> str:
+        """An arm, or what stands in for it: samples while nothing is relaxed, random search where the model fails."""
+        if arm in NEED_PARENTS and not parents(self.seen):
+            arm = "sample"
+        if arm in NEED_MODEL and self.unimat.unseen(composition):
+            arm = "airss"
+        return arm
+
+    def sample(self, composition: Composition, streams: Sequence[Generator]) -> Made:
+        """Samples of the model."""
+        numbers = _numbers(composition)
+        return [as_structure(one) for one in self.unimat.sample([numbers] * len(streams), Streams(streams))]
+
+    def random_structures(self, composition: Composition, streams: Sequence[Generator]) -> Made:
+        """Structures of random search."""
+        return self.random.from_streams(composition, streams)
+
+    def repaired(self, composition: Composition, streams: Sequence[Generator]) -> Made:
+        """Random structures, noised and denoised."""
+        return self._renewed(self.random.from_streams(composition, streams), streams, [self.repair] * len(streams))
+
+    def hopped(self, composition: Composition, streams: Sequence[Generator]) -> Made:  # noqa: ARG002
+        """Low relaxed structures, noised and denoised."""
+        chosen = [_parent(self.seen, rng) for rng in streams]
+        return self._renewed(chosen, streams, [float(rng.choice(self.hop)) for rng in streams])
+
+    def shaken(self, composition: Composition, streams: Sequence[Generator]) -> Made:  # noqa: ARG002
+        """Low relaxed structures, shaken."""
+        return [shaken(_parent(self.seen, rng), rng, self.shaking) for rng in streams]
+
+    def in_models_cell(self, composition: Composition, streams: Sequence[Generator]) -> Made:
+        """Random atoms in cells of the model."""
+        cells = self.sample(composition, streams)
+        good = [row for row, one in enumerate(cells) if isinstance(one, Structure)]
+        lattices = [np.array(one.lattice.matrix) for one in cells if isinstance(one, Structure)]
+        filled = self.random.in_cells(composition, lattices, [streams[row] for row in good])
+        for row, one in zip(good, filled, strict=True):
+            cells[row] = one
+        return cells
+
+    def _renewed(
+        self, made: Sequence[Structure | FailedAttempt], streams: Sequence[Generator], starts: Sequence[float]
+    ) -> Made:
+        renewed = list(made)
+        rows = [row for row, one in enumerate(made) if isinstance(one, Structure)]
+        structures = [one for one in made if isinstance(one, Structure)]
+        again = self.unimat.renew(structures, [starts[row] for row in rows], Streams([streams[row] for row in rows]))
+        for row, one in zip(rows, again, strict=True):
+            renewed[row] = one
+        return renewed
+
+
+ARMS: dict[str, Callable[[SeededSearch, Composition, Sequence[Generator]], Made]] = {
+    "sample": SeededSearch.sample,
+    "repair": SeededSearch.repaired,
+    "cell": SeededSearch.in_models_cell,
+    "airss": SeededSearch.random_structures,
+    "shake": SeededSearch.shaken,
+    "hop": SeededSearch.hopped,
+}
+NEED_PARENTS = ("shake", "hop")
+NEED_MODEL = ("sample", "repair", "cell", "hop")
+
+
+def parents(records: Sequence[Record]) -> list[Structure]:
+    """The lowest distinct relaxed structures."""
+    relaxed = [r for r in records if r.converged and r.final_structure is not None and r.energy_per_atom is not None]
+    chosen: list[Structure] = []
+    last = -np.inf
+    for record in sorted(relaxed, key=lambda r: r.energy_per_atom or 0.0):
+        energy = record.energy_per_atom or 0.0
+        if energy - last > DUPLICATE and record.final_structure is not None:
+            chosen.append(record.final_structure)
+            last = energy
+    return chosen[:PARENTS]
+
+
+def _parent(records: Sequence[Record], rng: Generator) -> Structure:
+    chosen = parents(records)
+    weights = 0.5 ** np.arange(len(chosen))
+    return chosen[int(rng.choice(len(chosen), p=weights / weights.sum()))].copy()
+
+
+def _numbers(composition: Composition) -> Any:  # noqa: ANN401
+    import torch
+
+    return torch.tensor(composition_numbers(composition))
