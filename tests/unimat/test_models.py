@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Composition, Structure
 from safetensors.torch import save_file
 
@@ -363,3 +364,46 @@ def test_cells_and_distances_are_exact_in_low_precision_too() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         low = computed()
     assert all(torch.equal(one, same) for one, same in zip(exact, low, strict=True))
+
+
+def test_a_renewed_crystal_keeps_what_its_start_leaves() -> None:
+    """Near time 1 almost nothing moves, by time 0 everything is forgotten; atoms and seeds are kept."""
+    generator = UniMatGenerator(steps=20)
+    made = list(generator.generate(Composition("Sr2Ti2O6"), 6, seed=0))
+    structures = [one for one in made if isinstance(one, Structure)]
+    assert len(structures) == 6
+
+    def renewed(start: float, seed: int) -> list[Structure]:
+        results = generator.renew(structures, [start] * 6, streams(*range(seed, seed + 6)))
+        return [one for one in results if isinstance(one, Structure)]
+
+    def found(others: list[Structure]) -> int:
+        return sum(StructureMatcher().fit(a, b) for a, b in zip(structures, others, strict=True))
+
+    assert all(one.composition == structures[0].composition for one in renewed(0.5, 7))
+    assert renewed(0.5, 7) == renewed(0.5, 7)
+    assert renewed(0.5, 7) != renewed(0.5, 17)
+    assert found(renewed(0.95, 7)) == 6
+    assert found(renewed(0.0, 7)) < 4
+
+
+def test_a_renewed_crystal_does_not_depend_on_its_cell() -> None:
+    """The same lattice by other vectors gives the same crystal: it is reduced first."""
+    generator = UniMatGenerator(steps=10)
+    structure = next(one for one in generator.generate(Composition("NaCl"), 1, seed=0) if isinstance(one, Structure))
+    skewed = structure.copy()
+    skewed.make_supercell([[1, 1, 0], [0, 1, 0], [0, 0, 1]])
+    first, second = (generator.renew([one], [0.9], streams(3))[0] for one in (structure, skewed))
+    assert isinstance(first, Structure)
+    assert isinstance(second, Structure)
+    assert first.lattice.parameters == pytest.approx(second.lattice.parameters, abs=0.02)
+    assert StructureMatcher().fit(first, second)
+
+
+def test_only_a_model_with_a_path_renews(tmp_path: Path) -> None:
+    file = tmp_path / "unet.safetensors"
+    header = {"config": {"denoiser": "unet", "model": TINY["unet"]}}
+    save_model(file, tiny_model("unet", DATA), header, dtype=torch.float32)
+    generator = UniMatGenerator(model=str(file))
+    with pytest.raises(ValueError, match="slots model can"):
+        generator.renew([], [], streams())

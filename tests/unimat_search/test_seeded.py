@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import pytest
+from pymatgen.core import Composition, Structure
+
+from unimat_search.records import FailedAttempt, Outcome, Record
+from unimat_search.seeded import ARMS, SeededSearch, parents
+from unimat_search.testing import check_generator
+
+CELL = Composition("Na2Cl2")
+
+
+@lru_cache
+def search(arms: str, **options: Any) -> SeededSearch:
+    return SeededSearch(arms=arms, model={"steps": 8}, **options)
+
+
+def relaxed(structures: list[Structure], energies: list[float]) -> list[Record]:
+    return [
+        Record(
+            f"k{index}",
+            "g",
+            "NaCl",
+            2,
+            "Cl2 Na2",
+            0,
+            index,
+            structure,
+            True,
+            outcome=Outcome.CONVERGED,
+            final_structure=structure,
+            energy=energy,
+        )
+        for index, (structure, energy) in enumerate(zip(structures, energies, strict=True))
+    ]
+
+
+def structures(generator: SeededSearch, n: int, *, seed: int) -> list[Structure]:
+    made = list(generator.generate(CELL, n, seed=seed))
+    return [one for one in made if isinstance(one, Structure)]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_keeps_the_contract_before_and_after_it_has_seen_anything(arm: str) -> None:
+    generator = search(arm)
+    generator.observe(())
+    check_generator(generator, "Na2Cl2")
+    first = structures(generator, 4, seed=0)
+    generator.observe(relaxed(first, [-10.0, -9.0, -8.0, -7.0]))
+    check_generator(generator, "Na2Cl2")
+    assert {one.properties["origin"] for one in structures(generator, 4, seed=3)} == {arm}
+
+
+@pytest.mark.parametrize("arm", ["hop", "shake"])
+def test_what_learns_starts_with_samples_and_stays_near_what_is_low(arm: str) -> None:
+    generator = search(arm, hop=(0.9,), shake=0.1, strain=0.01)
+    generator.observe(())
+    first = structures(generator, 4, seed=0)
+    assert {one.properties["origin"] for one in first} == {"sample"}
+    generator.observe(relaxed(first[:1], [-10.0]))
+    (near,) = structures(generator, 1, seed=5)
+    assert near.volume == pytest.approx(first[0].volume, rel=0.3)
+
+
+def test_arms_take_turns() -> None:
+    generator = search("sample airss repair")
+    generator.observe(())
+    assert [one.properties["origin"] for one in structures(generator, 7, seed=0)] == [
+        *("sample", "airss", "repair") * 2,
+        "sample",
+    ]
+
+
+def test_an_element_that_the_model_never_saw_is_left_to_random_search() -> None:
+    generator = search("sample hop airss")
+    generator.observe(())
+    assert generator.unimat.unseen(Composition("RnO2")) == ["Rn"]
+    made = list(generator.generate(Composition("Rn2O4"), 4, seed=0))
+    assert {one.properties["origin"] for one in made if isinstance(one, Structure)} == {"airss"}
+    assert not [one for one in made if isinstance(one, FailedAttempt)]
+
+
+def test_parents_are_low_distinct_and_relaxed() -> None:
+    made = structures(search("airss"), 7, seed=0)
+    records = relaxed(made, [-4.0, -10.0, -9.999, -9.0, -8.0, -7.0, -20.0])
+    records[-1] = replace(records[-1], outcome=Outcome.NOT_CONVERGED)
+    chosen = parents(records)
+    assert [made.index(one) for one in chosen] == [1, 3, 4, 5]
+    assert parents(()) == []
+
+
+def test_unknown_arms_are_named() -> None:
+    with pytest.raises(ValueError, match=r"some of sample repair cell airss shake hop, got 'sample guess'"):
+        SeededSearch(arms="sample guess")
