@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -37,12 +37,17 @@ def to_csv(summary: Mapping[str, Any]) -> str:
 
 def to_markdown(summary: Mapping[str, Any]) -> str:
     """The report as Markdown tables."""
+    return markdown(sections(summary), footnotes(summary))
+
+
+def markdown(tables: Iterable[Section], notes: str) -> str:
+    """Titled tables and notes as Markdown."""
     parts = []
-    for title, rows in sections(summary):
+    for title, rows in tables:
         columns = list(rows[0])
         lines = [_pipe(columns), _pipe(["---"] * len(columns)), *(_pipe(row.values()) for row in rows)]
         parts.append(f"### {title}\n\n" + "\n".join(lines) + "\n")
-    return "\n".join([*parts, footnotes(summary)])
+    return "\n".join([*parts, notes])
 
 
 def to_table(summary: Mapping[str, Any], *, ascii_only: bool = False) -> str:
@@ -52,8 +57,13 @@ def to_table(summary: Mapping[str, Any], *, ascii_only: bool = False) -> str:
         summary: What `unimat_search.compare.summarise` returns.
         ascii_only: For an output that takes no other characters.
     """
+    return plain_text(sections(summary), footnotes(summary), ascii_only=ascii_only)
+
+
+def plain_text(tables: Iterable[Section], notes: str, *, ascii_only: bool = False) -> str:
+    """Titled tables and notes for a terminal."""
     console = Console(file=io.StringIO(), width=10_000, highlight=False, markup=False)
-    for title, rows in sections(summary):
+    for title, rows in tables:
         table = Table(title=title, title_justify="left", box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD)
         for column in rows[0]:
             table.add_column(column, justify="left" if column in ("composition", "generator") else "right")
@@ -61,7 +71,7 @@ def to_table(summary: Mapping[str, Any], *, ascii_only: bool = False) -> str:
             table.add_row(*map(str, row.values()))
         console.print(table)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join([*(line.rstrip() for line in text.splitlines()), footnotes(summary)])
+    return "\n".join([*(line.rstrip() for line in text.splitlines()), notes])
 
 
 def sections(summary: Mapping[str, Any]) -> Iterator[Section]:

@@ -1,0 +1,312 @@
+"""The paper's headline experiment: generators against random search on compositions that no model saw."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Composition, Structure
+
+from unimat_search.compare import RESULTS, SETTINGS, CompareSettings, RunError, run_comparison
+from unimat_search.eval.parallel import relax_chunks, usable_cores
+from unimat_search.eval.trials import Trials, above_best, collect, differences, estimate, rates, speed_up
+from unimat_search.files import read_structures
+from unimat_search.judge import judge_run
+from unimat_search.records import MatchSettings, Outcome, Record, RelaxSettings
+from unimat_search.registry import Spec
+from unimat_search.store import Store
+
+FORMULAS, GEOMETRIES = Path("zero_shot", "rq3.csv"), Path("mp_20", "test.parquet")
+GENERATORS = ("airss:standard", "airss:paper", "pyxtal", "unimat", "unimat+airss")
+RUN, KNOWN, KNOWN_ENERGIES, TABLES, JUDGED = "run", "known.extxyz", "known.json", "rq3.json", "judged.json"
+
+STRICT = MatchSettings(ltol=0.2, stol=0.3, angle_tol=5.0)
+"""A candidate that matches a known structure within these is that structure (pymatgen's defaults); the benchmarks'
+looser ones count distorted relatives too."""
+
+PAPER = {
+    "source": "UniMat, arXiv:2311.09235, DFT",
+    "composition_convergence_rate": {"airss:paper": 0.55, "unimat": 0.817},
+    "delta_e_f": {"unimat": -0.68},
+    "reduction_rate": {"unimat": 0.80},
+}
+"""AIRSS converged for 31,917 of 57,655 compositions; UniMat for 0.817, re-weighted. Differences are against AIRSS."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A composition to search.
+
+    Attributes:
+        reduced_formula: As the list writes it.
+        material_id: Of its known ground state.
+        num_sites: In the primitive cell of that.
+        num_elements: Different ones.
+        level: "new_formula" or "new_chemical_system": what training saw nothing of.
+        new_prototype: Whether training saw no compound of the same anonymous formula.
+    """
+
+    reduced_formula: str
+    material_id: str
+    num_sites: int
+    num_elements: int
+    level: str
+    new_prototype: bool
+
+    @property
+    def formula(self) -> str:
+        """The cell that is searched: that of the known structure."""
+        composition = Composition(self.reduced_formula)
+        symbols = "".join(f"{el.symbol}{int(n)}" for el, n in composition.items())
+        return f"{symbols}:{round(self.num_sites / composition.num_atoms)}"
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """What the tables are split by."""
+        sizes = ("3-5", "6-10", "11-20")
+        return {
+            "elements": str(self.num_elements) if self.num_elements < 4 else "4 or more",
+            "atoms": sizes[int(self.num_sites > 5) + int(self.num_sites > 10)],
+            "level": self.level.replace("_", " "),
+            "prototype": "new anonymous formula" if self.new_prototype else "known anonymous formula",
+        }
+
+
+def read_targets(data_dir: Path, count: int | None = None) -> list[Target]:
+    """The compositions, or `count` of them drawn with a fixed seed; fewer are a part of more.
+
+    Raises:
+        RunError: If the data folder lacks them, or has fewer.
+    """
+    file = data_dir / FORMULAS
+    if not file.is_file():
+        raise RunError(f"{file} is missing; give the folder of data sets with --data-dir")
+    with file.open(encoding="utf-8") as lines:
+        chosen = {row["reduced_formula"]: row for row in csv.DictReader(lines)}
+    with (data_dir / "zero_shot" / "formulas.csv").open(encoding="utf-8") as lines:
+        new = {row["reduced_formula"]: row["new_anonymous_formula"] == "True" for row in csv.DictReader(lines)}
+    targets = [
+        Target(name, row["material_id"], int(row["num_sites"]), int(row["nelements"]), row["level"], new[name])
+        for name, row in sorted(chosen.items())
+    ]
+    if count is not None and count > len(targets):
+        raise RunError(f"there are {len(targets)} compositions, not {count}")
+    order = np.random.default_rng(0).permutation(len(targets))
+    return [targets[index] for index in sorted(order[:count])]
+
+
+def reproduce(
+    out: Path,
+    data_dir: Path,
+    *,
+    compositions: int | None = None,
+    n: int = 100,
+    generators: Sequence[str] = GENERATORS,
+    seed: int = 0,
+    relaxer: str = "chgnet",
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Run the experiment, or what is missing of it, and return its tables.
+
+    Args:
+        out: Folder: the run in `run`, the known structures, the tables.
+        data_dir: Folder of data sets.
+        compositions: How many of the 466.
+        n: Candidates of each generator for each composition.
+        generators: The first one is the reference of the others.
+        seed: Given to every generator.
+        relaxer: The potential.
+        workers: Processes.
+        on_progress: Called with (candidates finished, candidates in all).
+
+    Raises:
+        RunError: If the data are missing, or the folder holds another run.
+    """
+    targets = read_targets(data_dir, compositions)
+    known = _known_structures(targets, data_dir, out)
+    settings = CompareSettings(
+        formulas=tuple(target.formula for target in targets),
+        generators=tuple(generators),
+        n=n,
+        seed=seed,
+        relaxer=relaxer,
+        reference=str((out / KNOWN).resolve()),
+        matcher=STRICT,
+    )
+    resume = (out / RUN / SETTINGS).is_file()
+    run_comparison(settings, out / RUN, resume=resume, workers=workers, on_progress=on_progress)
+    energies = _known_energies(out, known, Spec.parse(relaxer), settings.relax, workers or usable_cores())
+    with Store(out / RUN / RESULTS, read_only=True) as store:
+        tables = analyse(list(store.records()), targets, settings, energies)
+    (out / TABLES).write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
+    return tables
+
+
+def _known_structures(targets: Sequence[Target], data_dir: Path, out: Path) -> dict[str, Structure]:
+    """The known structures by reduced formula, and a file of them that the run compares with."""
+    from ase.io import write
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    names = {target.material_id: target.reduced_formula for target in targets}
+    elements = {frozenset(el.symbol for el in Composition(formula)) for formula in names.values()}
+    geometries = dict(read_structures(data_dir / GEOMETRIES, element_sets=elements))
+    missing = [name for name in names if name not in geometries]
+    if missing:
+        raise RunError(f"{data_dir / GEOMETRIES} has no {missing[0]}")
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / KNOWN).exists():
+        images = []
+        for name in names:
+            atoms = AseAtomsAdaptor.get_atoms(geometries[name], msonable=False)
+            atoms.info = {"name": name}
+            images.append(atoms)
+        partial = out / f"partial-{KNOWN}"
+        write(partial, images)
+        partial.replace(out / KNOWN)
+    return {formula: geometries[name] for name, formula in names.items()}
+
+
+def _known_energies(
+    out: Path, known: Mapping[str, Structure], relaxer: Spec, relax: RelaxSettings, workers: int
+) -> dict[str, float]:
+    """Energies of the known structures that converged, relaxed as the candidates are, eV/atom."""
+    file = out / KNOWN_ENERGIES
+    if file.is_file():
+        stored: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+        return stored
+    chunks = ((formula, [structure]) for formula, structure in known.items())
+    energies = {
+        formula: result.energy / len(known[formula])
+        for formula, (result,) in relax_chunks(relaxer, chunks, relax, workers=workers)
+        if result.outcome is Outcome.CONVERGED and result.energy is not None
+    }
+    energies = {formula: energies[formula] for formula in known if formula in energies}
+    file.write_text(json.dumps(energies, indent=1) + "\n", encoding="utf-8")
+    return energies
+
+
+def analyse(
+    records: Sequence[Record], targets: Sequence[Target], settings: CompareSettings, energies: Mapping[str, float]
+) -> dict[str, Any]:
+    """All tables of a run.
+
+    Args:
+        records: Of the run, without structures.
+        targets: Its compositions.
+        settings: Its settings.
+        energies: Of the known structures, eV/atom.
+    """
+    formulas = [Composition(target.reduced_formula).reduced_formula for target in targets]
+    known = np.array([energies.get(target.reduced_formula, np.nan) for target in targets])
+    trials = {
+        name: collect([r for r in records if r.generator == name], formulas, settings.n) for name in settings.generators
+    }
+    budget = np.min([one.seconds.sum(-1) for one in trials.values()], axis=0)
+    groups = [target.groups for target in targets]
+    return {
+        "targets": [
+            asdict(target) | {"known_energy_per_atom": _finite(e)} for target, e in zip(targets, known, strict=True)
+        ],
+        "settings": json.loads(json.dumps(asdict(settings))),
+        "paper": PAPER,
+        "equal_structures": _table(trials, known),
+        "equal_seconds": _table({name: one.within(budget) for name, one in trials.items()}, known),
+        "by": {
+            column: {
+                value: _table(_part(trials, groups, column, value), known[_rows(groups, column, value)])
+                for value in sorted({group[column] for group in groups})
+            }
+            for column in groups[0]
+        },
+        "pairs": {
+            f"{ours} against {theirs}": differences(trials[ours], trials[theirs])
+            for i, theirs in enumerate(trials)
+            for ours in list(trials)[i + 1 :]
+        },
+        "origins": _origins(records),
+        "compositions": _per_composition(trials, targets, known),
+    }
+
+
+def _rows(groups: Sequence[Mapping[str, str]], column: str, value: str) -> NDArray[np.int64]:
+    return np.array([row for row, group in enumerate(groups) if group[column] == value], dtype=np.int64)
+
+
+def _part(
+    trials: Mapping[str, Trials], groups: Sequence[Mapping[str, str]], column: str, value: str
+) -> dict[str, Trials]:
+    return {name: one.take(_rows(groups, column, value)) for name, one in trials.items()}
+
+
+def _table(trials: Mapping[str, Trials], known: NDArray[np.float64]) -> dict[str, Any]:
+    """Each generator's rates, and its differences from the first one."""
+    reference = next(iter(trials.values()))
+    above = above_best(trials, known)
+    return {
+        name: rates(one, known)
+        | {"above_best": estimate(above[name][np.isfinite(above[name])])}
+        | (differences(one, reference) | {"speed_up": speed_up(one, reference, known)} if one is not reference else {})
+        for name, one in trials.items()
+    }
+
+
+def _origins(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    """What the arms of generators that have some gave: tries, convergence, hits, seconds, and lowest structures."""
+    named = [record for record in records if record.origin]
+    lowest: dict[tuple[str, str], Record] = {}
+    for record in named:
+        key = (record.generator, record.reduced_formula)
+        if record.converged and (key not in lowest or (record.energy or 0.0) < (lowest[key].energy or 0.0)):
+            lowest[key] = record
+    table: dict[str, dict[str, Any]] = {}
+    for generator, origin in sorted({(r.generator, r.origin) for r in named}):
+        own = [r for r in named if (r.generator, r.origin) == (generator, origin)]
+        table[f"{generator}: {origin}"] = {
+            "tries": len(own),
+            "convergence_rate": sum(r.converged for r in own) / len(own),
+            "hit_rate": sum(r.rms_dist is not None for r in own) / len(own),
+            "lowest_of_compositions": sum(r.generator == generator and r.origin == origin for r in lowest.values()),
+            "seconds_per_structure": sum(r.generate_seconds + r.relax_seconds for r in own) / len(own),
+        }
+    return table
+
+
+def _per_composition(
+    trials: Mapping[str, Trials], targets: Sequence[Target], known: NDArray[np.float64]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "formula": target.formula,
+            "known": _finite(known[row]),
+            **{
+                name: {
+                    "lowest": _finite(one.lowest[row]),
+                    "converged": int(one.converged[row].sum()),
+                    "found": int(one.found[row].sum()),
+                }
+                for name, one in trials.items()
+            },
+        }
+        for row, target in enumerate(targets)
+    ]
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def judged_tables(
+    out: Path, tables: dict[str, Any], relaxer: str, count: int, *, workers: int | None = None
+) -> dict[str, Any]:
+    """Tables with the verdict of a second potential on the lowest structures of the first `count` compositions."""
+    formulas = [Composition(target["reduced_formula"]).reduced_formula for target in tables["targets"][:count]]
+    judged = tables | {"judge": judge_run(out / RUN, formulas, relaxer, out / JUDGED, workers=workers)}
+    (out / TABLES).write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
+    return judged
