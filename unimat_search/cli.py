@@ -14,7 +14,7 @@ import click
 
 from unimat_search.cli_airss import airss
 from unimat_search.cli_model import data, sample, train
-from unimat_search.cli_reproduce import reproduce
+from unimat_search.cli_reproduce import report, reproduce
 from unimat_search.shell import DATA_DIR, FILE, FOLDER, BadInput, clear_errors, progress
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _numbers(text: str) -> tuple[float, float, float]:
     return ltol, stol, angle_tol
 
 
-for command in (train, sample, data, airss, reproduce):
+for command in (train, sample, data, airss, reproduce, report):
     main.add_command(command)
 
 if __name__ == "__main__":

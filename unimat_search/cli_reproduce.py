@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from unimat_search.shell import DATA_DIR, FOLDER, BadInput, clear_errors, progress
+from unimat_search.shell import DATA_DIR, FILE, FOLDER, BadInput, clear_errors, progress
 
 
 @click.group()
@@ -62,3 +62,16 @@ def rq3(
             tables = judged_tables(out, tables, judge, judged, workers=workers)
         (out / "rq3.md").write_text(markdown(sections(tables), footnotes(tables)) + "\n", encoding="utf-8")
         click.echo(plain_text(sections(tables), footnotes(tables)))
+
+
+@click.command()
+@click.argument("run", type=FOLDER)
+@click.option("--out", type=FILE, help="File to write. [default: RUN/report.html]")
+def report(run: Path, out: Path | None) -> None:
+    """Write one HTML file of a comparison or an experiment: tables, figures, structures; readable offline."""
+    with clear_errors():
+        from unimat_search.html_report import write_report
+
+        out = out or run / "report.html"
+        write_report(run, out)
+        click.echo(f"report: {out}")

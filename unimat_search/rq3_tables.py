@@ -47,8 +47,8 @@ def footnotes(tables: Mapping[str, Any]) -> str:
     known = sum(target["known_energy_per_atom"] is not None for target in tables["targets"])
     lines = [
         f"{len(tables['targets'])} compositions of MP-20's test split that no training set of the models holds, in the "
-        f"cell of their known ground state; relaxed by {settings['relaxer']}: fmax {relax['fmax']} eV/angstrom, at most "
-        f"{relax['max_steps']} steps; seed {settings['seed']}.",
+        f"cell of their known ground state; relaxed by {settings['relaxer']}: fmax {relax['fmax']} eV/angstrom, at "
+        f"most {relax['max_steps']} steps; seed {settings['seed']}.",
         "Brackets: 95 % intervals, bootstrap over compositions.",
         "delta E_f: eV/atom between the lowest structures; reduced: share of compositions where it is negative; "
         f"clearly: of those that differ by more than {1000 * TIE:.0f} meV/atom; p: Wilcoxon signed-rank test of these.",

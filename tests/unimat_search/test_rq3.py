@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from pymatgen.core import Lattice, Structure
+
+from unimat_search.cli import main
+from unimat_search.compare import RunError
+from unimat_search.judge import verdicts
+from unimat_search.records import Outcome, Record
+from unimat_search.rq3 import Target, read_targets, reproduce
+
+CRYSTALS = {
+    "Cu": ("k-1", Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.6), ["Cu"], [[0.0, 0, 0]])),
+    "AlCu3": (
+        "k-2",
+        Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.7), ["Al", "Cu"], [[0.0, 0, 0], [0.5, 0.5, 0]]),
+    ),
+    "AlNi": ("k-3", Structure.from_spacegroup("Pm-3m", Lattice.cubic(2.9), ["Al", "Ni"], [[0.0, 0, 0], [0.5] * 3])),
+}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of three crystals in the layout of the real one."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "zero_shot").mkdir()
+    (folder / "mp_20").mkdir()
+    columns = {
+        "material_id": [name for name, _ in CRYSTALS.values()],
+        "numbers": [list(one.atomic_numbers) for _, one in CRYSTALS.values()],
+        "frac_coords": [one.frac_coords.flatten().tolist() for _, one in CRYSTALS.values()],
+        "cell": [one.lattice.matrix.flatten().tolist() for _, one in CRYSTALS.values()],
+    }
+    pq.write_table(pa.table(columns), folder / "mp_20" / "test.parquet")
+    rows = [
+        {
+            "reduced_formula": formula, "level": "new_formula", "material_id": name, "num_sites": len(one),
+            "nelements": len(one.composition), "new_anonymous_formula": formula == "AlNi",
+        }
+        for formula, (name, one) in CRYSTALS.items()
+    ]  # fmt: skip
+    for file in ("rq3.csv", "formulas.csv"):
+        with (folder / "zero_shot" / file).open("w", newline="") as lines:
+            writer = csv.DictWriter(lines, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return folder
+
+
+OPTIONS: dict[str, Any] = {
+    "n": 4,
+    "generators": ("airss", "tests.plugins:Uniform"),
+    "relaxer": "emt",
+    "workers": 1,
+}
+
+
+def timeless(value: Any) -> Any:
+    """Tables without what depends on the clock."""
+    if isinstance(value, dict):
+        clocked = ("equal_seconds", "seconds_to_success", "seconds_per_structure")
+        return {key: timeless(part) for key, part in value.items() if key not in clocked}
+    return [timeless(part) for part in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def experiment(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("rq3") / "whole"
+    reproduce(out, data_dir, **OPTIONS)
+    return out
+
+
+def test_targets_are_searched_in_the_cell_of_their_known_structure(data_dir: Path) -> None:
+    targets = {target.reduced_formula: target for target in read_targets(data_dir)}
+    assert targets["Cu"].formula == "Cu1:4"
+    assert targets["AlCu3"].formula == "Al1Cu3:1"
+    assert targets["AlNi"].groups == {
+        "elements": "2", "atoms": "3-5", "level": "new formula", "prototype": "new anonymous formula"
+    }  # fmt: skip
+
+
+def test_fewer_targets_are_a_part_of_more(data_dir: Path) -> None:
+    two, three = (set(read_targets(data_dir, count)) for count in (2, 3))
+    assert two < three
+    with pytest.raises(RunError, match="3 compositions, not 4"):
+        read_targets(data_dir, 4)
+
+
+@pytest.mark.skipif("UNIMAT_SEARCH_DATA" not in os.environ, reason="wants UNIMAT_SEARCH_DATA")
+def test_the_real_list_holds_the_papers_number_of_compositions() -> None:
+    targets = read_targets(Path(os.environ["UNIMAT_SEARCH_DATA"]))
+    assert len(targets) == 466
+    assert all(3 <= target.num_sites <= 20 for target in targets)
+
+
+def test_the_tables_hold_every_generator_pair_and_group(experiment: Path) -> None:
+    tables = json.loads((experiment / "rq3.json").read_text())
+    assert set(tables["equal_structures"]) == set(tables["equal_seconds"]) == set(OPTIONS["generators"])
+    assert list(tables["pairs"]) == ["tests.plugins:Uniform against airss"]
+    assert set(tables["by"]["prototype"]) == {"new anonymous formula", "known anonymous formula"}
+    assert sum(part["airss"]["composition_convergence_rate"]["n"] for part in tables["by"]["elements"].values()) == 3
+    assert {row["formula"] for row in tables["compositions"]} == {"Cu1:4", "Al1Cu3:1", "Al1Ni1:1"}
+    assert all(target["known_energy_per_atom"] is not None for target in tables["targets"])
+    copper = next(target for target in tables["targets"] if target["reduced_formula"] == "Cu")
+    assert copper["known_energy_per_atom"] == pytest.approx(-0.007, abs=0.003)  # ASE: EMT's fcc copper at its minimum
+
+
+def test_an_experiment_that_lost_results_ends_the_same(experiment: Path, data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    reproduce(out, data_dir, **OPTIONS)
+    whole = json.loads((out / "rq3.json").read_text())
+    assert (
+        timeless(whole)["equal_structures"]
+        == timeless(json.loads((experiment / "rq3.json").read_text()))["equal_structures"]
+    )
+    with sqlite3.connect(out / "run" / "results.sqlite") as store:
+        store.execute("DELETE FROM candidates WHERE generator = 'airss' AND cell_formula = 'Cu4'")
+        store.execute("UPDATE candidates SET outcome = NULL WHERE cell_formula = 'Al1 Ni1'")
+    (out / "rq3.json").unlink()
+    reproduce(out, data_dir, **OPTIONS)
+    assert timeless(json.loads((out / "rq3.json").read_text())) == timeless(whole)
+
+
+def test_another_experiment_is_not_mixed_in(experiment: Path, data_dir: Path) -> None:
+    with pytest.raises(RunError, match="n = 4, not 5"):
+        reproduce(experiment, data_dir, **OPTIONS | {"n": 5})
+
+
+def test_the_command_prints_and_writes_the_tables(data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rq3"
+    command = ["reproduce", "rq3", "--data-dir", str(data_dir), "--out", str(out), "--compositions", "2", "-n", "3"]
+    options = ["--generator", "airss", "--generator", "tests.plugins:Uniform", "--relaxer", "emt"]
+    result = CliRunner().invoke(main, [*command, *options, "--judge", "emt", "--judged", "2", "--workers", "1"])
+    assert result.exit_code == 0, result.output
+    text = (out / "rq3.md").read_text()
+    for title in (
+        "Convergence, 3 structures",
+        "Known ground states",
+        "Equal seconds",
+        "Every pair",
+        "By atoms",
+        "judge",
+    ):
+        assert title in text
+        assert title in result.output
+    judge = json.loads((out / "rq3.json").read_text())["judge"]
+    assert judge["same_order"]["value"] in (None, 1.0), "the same potential says the same"
+    missing = CliRunner().invoke(main, ["reproduce", "rq3", "--data-dir", str(tmp_path), "--out", str(out)])
+    assert missing.exit_code == 2
+    assert "rq3.csv is missing" in missing.output
+
+
+def test_two_judges_of_a_hand_made_case() -> None:
+    def record(generator: str, formula: str, energy: float) -> Record:
+        return Record(
+            f"{generator}/{formula}", generator, formula, 1, f"{formula}1", 0, 0,
+            outcome=Outcome.CONVERGED, energy=energy,
+        )  # fmt: skip
+
+    found = {
+        f: {"a": record("a", f, 0.0), "b": record("b", f, e)} for f, e in (("Al", -1.0), ("Cu", -0.5), ("Ni", 0.001))
+    }
+    second = {"a/Al": 10.0, "b/Al": 9.5, "a/Cu": 10.0, "b/Cu": 10.2, "a/Ni": 1.0, "b/Ni": 0.0}
+    got = verdicts(found, second, ("a", "b"))
+    assert got["same_order"]["value"] == 0.5
+    assert got["generators"]["b"]["ours"]["value"] == pytest.approx((-1.0 - 0.5 + 0.001) / 3)
+    assert got["generators"]["b"]["theirs"]["value"] == pytest.approx((-0.5 + 0.2 - 1.0) / 3)
+    assert got["generators"]["b"]["reduced_theirs"]["value"] == pytest.approx(2 / 3)
+    silent = verdicts(found, {}, ("a", "b"))
+    assert silent["generators"]["b"]["ours"]["n"] == 0
+
+
+def test_formulas_with_amounts_of_one_are_read_again() -> None:
+    target = Target("Ba(GaSe2)2", "mp-7841", 14, 3, "new_formula", False)
+    assert target.formula == "Ba1Ga2Se4:2"

@@ -1,0 +1,385 @@
+"""One self-contained HTML file of a run: tables, figures and structures, readable offline."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Composition, Structure
+
+from unimat_search.compare import RESULTS, SETTINGS, SUMMARY, CompareSettings, RunError, read_settings
+from unimat_search.eval import report
+from unimat_search.eval.metrics import lowest
+from unimat_search.eval.trials import Trials, collect, curve
+from unimat_search.files import read_structures
+from unimat_search.formula import parse_formula
+from unimat_search.records import Record
+from unimat_search.rq3 import RUN, TABLES
+from unimat_search.rq3_tables import footnotes, sections
+from unimat_search.store import Store
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
+"""Told apart with every kind of colour vision (Okabe and Ito, Color Universal Design, 2008), then two more."""
+
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+Figure = dict[str, Any]
+
+
+def write_report(folder: Path, out: Path) -> None:
+    """Write the report of a comparison, or of an experiment that `reproduce` made.
+
+    Raises:
+        RunError: If the folder holds neither, or plotly is missing.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise RunError('the report needs plotly; install it with pip install "unimat-search[report]"') from error
+    experiment = folder / TABLES
+    run = folder / RUN if experiment.is_file() else folder
+    if not (run / SUMMARY).is_file():
+        raise RunError(f"{folder} holds no finished run; give the folder of a comparison or of an experiment")
+    settings = read_settings(run)
+    with Store(run / RESULTS, read_only=True) as store:
+        records = list(store.records())
+        panels = structure_panels(records, settings, store)
+    if experiment.is_file():
+        tables = json.loads(experiment.read_text(encoding="utf-8"))
+        title = f"Zero-shot search on {len(tables['targets'])} compositions"
+        parts, notes = list(sections(tables)), footnotes(tables)
+    else:
+        summary = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
+        title = f"Comparison: {', '.join(settings.formulas[:4])}{' ...' if len(settings.formulas) > 4 else ''}"
+        parts, notes = list(report.sections(summary)), report.footnotes(summary)
+    drawn = figures(records, settings)
+    text = page(
+        title=title,
+        tables=parts,
+        notes=notes,
+        drawn=drawn,
+        panels=panels,
+        run_file=(run / SETTINGS).read_text(encoding="utf-8"),
+        plotly=get_plotlyjs(),
+    )
+    partial = out.with_name(f"{out.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(out)
+
+
+def page(
+    *,
+    title: str,
+    tables: Sequence[report.Section],
+    notes: str,
+    drawn: Sequence[Figure],
+    panels: Sequence[Mapping[str, Any]],
+    run_file: str,
+    plotly: str,
+) -> str:
+    """The whole file."""
+    source = files("unimat_search").joinpath("page")
+    blocks = {
+        "Tables": "".join(_table(name, rows) for name, rows in tables) + _paragraphs(notes.splitlines()),
+        "Figures": f'<div class="figures">{"".join(map(_figure, drawn))}</div>',
+        "Structures": _structures(panels),
+        "Settings": f'<pre tabindex="0">{html.escape(run_file)}</pre>',
+    }
+    body = "".join(f'<section id="{name.lower()}"><h2>{name}</h2>{text}</section>' for name, text in blocks.items())
+    data = json.dumps({"figures": drawn, "structures": panels}, allow_nan=False).replace("</", "<\\/")
+    return Template(source.joinpath("report.html").read_text(encoding="utf-8")).substitute(
+        title=html.escape(title),
+        css=source.joinpath("report.css").read_text(encoding="utf-8"),
+        contents="".join(f'<li><a href="#{name.lower()}">{name}</a></li>' for name in blocks),
+        body=body,
+        data=data,
+        plotly=plotly,
+        script=source.joinpath("report.js").read_text(encoding="utf-8"),
+    )
+
+
+def _table(title: str, rows: Sequence[report.Row]) -> str:
+    head = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in rows[0])
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row.values()) + "</tr>" for row in rows
+    )
+    name = html.escape(title)
+    return (
+        f'<h3>{name}</h3><div class="scroll{" tall" if len(rows) > 20 else ""}" tabindex="0" role="region" '
+        f'aria-label="{name}"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    )
+
+
+def _paragraphs(lines: Iterable[str]) -> str:
+    return "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+
+
+def _figure(figure: Figure) -> str:
+    caption = html.escape(figure["caption"])
+    return (
+        f'<figure class="{"wide" if figure.get("wide") else ""}"><h3>{html.escape(figure["title"])}</h3>'
+        f'<div class="plot" id="{figure["id"]}" role="img" aria-label="{caption}"></div>'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _structures(panels: Sequence[Mapping[str, Any]]) -> str:
+    options = "".join(f'<option value="{i}">{html.escape(panel["formula"])}</option>' for i, panel in enumerate(panels))
+    return (
+        "<p>The lowest structure of each generator beside the known one. Drag to turn; all turn together.</p>"
+        f'<p><label>Composition <select id="composition">{options}</select></label></p>'
+        '<div class="structures" id="scenes"></div>'
+    )
+
+
+def figures(records: Sequence[Record], settings: CompareSettings) -> list[Figure]:
+    """Curves after k tries, distributions of energies and steps, convergence by composition."""
+    formulas = [parse_formula(text).reduced_formula for text in settings.formulas]
+    trials = {
+        name: collect([r for r in records if r.generator == name], formulas, settings.n) for name in settings.generators
+    }
+    floor = np.min([one.lowest for one in trials.values()], axis=0)
+    drawn = [
+        _curves(
+            "converged",
+            "Compositions with a converged structure",
+            "Share of compositions where at least one of the first k candidates converged, with 95 % bands.",
+            {
+                name: curve(np.logical_or.accumulate(one.converged, axis=-1).astype(float))
+                for name, one in trials.items()
+            },
+            "share of compositions",
+        ),
+        _curves(
+            "best",
+            "Best of k",
+            "Median over compositions of the lowest energy after k candidates, above the lowest of all generators.",
+            {name: curve(_above(one.best_after(), floor), np.median) for name, one in trials.items()},
+            "eV/atom above the lowest",
+        ),
+        _distribution(
+            "energies",
+            "Energies of the candidates",
+            "Share of all candidates that relaxed to within an energy of the lowest of their composition.",
+            {name: _finite(_above(one.energies, floor)) for name, one in trials.items()},
+            {name: one.energies.size for name, one in trials.items()},
+            {"title": {"text": "eV/atom above the lowest"}, "range": [0, 0.6]},
+        ),
+        _distribution(
+            "steps",
+            "Steps",
+            "Share of the converged candidates that needed at most so many optimizer steps.",
+            {name: one.n_steps[one.converged] for name, one in trials.items()},
+            {name: int(one.converged.sum()) for name, one in trials.items()},
+            {"title": {"text": "optimizer steps"}},
+        ),
+        _heatmap(trials, formulas),
+    ]
+    if any(one.found.any() for one in trials.values()):
+        found = _curves(
+            "found",
+            "Known structure found",
+            "Share of compositions whose known structure is among the first k relaxed candidates, with 95 % bands.",
+            {name: curve(one.found_after().astype(float)) for name, one in trials.items()},
+            "share of compositions",
+        )
+        drawn.insert(2, found)
+    return drawn
+
+
+def _above(energies: NDArray[np.float64], floor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Energies above the floor of their composition; infinite where nothing converged. (c, n), (c,)."""
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(energies - floor[:, None], nan=np.inf, posinf=np.inf)
+
+
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(values[np.isfinite(values)])
+
+
+def _style(index: int) -> dict[str, Any]:
+    return {"color": COLOURS[index % len(COLOURS)], "dash": DASHES[index % len(DASHES)], "width": 2}
+
+
+def _curves(name: str, title: str, caption: str, lines: Mapping[str, Mapping[str, Any]], label: str) -> Figure:
+    data: list[Figure] = []
+    for index, (generator, line) in enumerate(lines.items()):
+        tries = list(range(1, len(line["middle"]) + 1))
+        style = _style(index)
+        band = {"x": tries, "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, "mode": "lines"}
+        data += [
+            band | {"y": line["low"]},
+            band | {"y": line["high"], "fill": "tonexty", "fillcolor": _translucent(style["color"])},
+            {"x": tries, "y": line["middle"], "mode": "lines", "name": generator, "line": style},
+        ]
+    yaxis = {"title": {"text": label}} | (
+        {"range": [0, 1.03]} if label.startswith("share") else {"rangemode": "tozero"}
+    )
+    return _framed(name, title, caption, data, {"title": {"text": "candidates k"}}, yaxis)
+
+
+def _distribution(
+    name: str,
+    title: str,
+    caption: str,
+    values: Mapping[str, NDArray[np.float64]],
+    totals: Mapping[str, int],
+    axis: Mapping[str, Any],
+) -> Figure:
+    """Cumulative shares, at 201 points at most."""
+    data: list[Figure] = []
+    for index, (generator, own) in enumerate(values.items()):
+        ordered = np.sort(own)
+        ranks = np.unique(np.linspace(0, len(ordered) - 1, 201).astype(int)) if len(ordered) else np.zeros(0, dtype=int)
+        data.append(
+            {
+                "x": ordered[ranks].round(5).tolist(),
+                "y": ((ranks + 1) / max(1, totals[generator])).round(5).tolist(),
+                "mode": "lines",
+                "name": generator,
+                "line": _style(index) | {"shape": "hv"},
+            }
+        )
+    return _framed(name, title, caption, data, dict(axis), {"title": {"text": "share"}, "range": [0, 1.03]})
+
+
+def _heatmap(trials: Mapping[str, Trials], formulas: Sequence[str]) -> Figure:
+    data = {
+        "type": "heatmap",
+        "z": [one.converged.mean(-1).round(4).tolist() for one in trials.values()],
+        "x": list(formulas),
+        "y": list(trials),
+        "zmin": 0,
+        "zmax": 1,
+        "colorscale": "Viridis",
+        "hovertemplate": "%{x}, %{y}: %{z:.2f}<extra></extra>",
+    }
+    caption = "Share of each composition's candidates that converged."
+    axis = {"tickangle": -60, "type": "category"}
+    return _framed("compositions", "Convergence by composition", caption, [data], axis, {"autorange": "reversed"}) | {
+        "wide": True
+    }
+
+
+def _framed(name: str, title: str, caption: str, data: Sequence[Figure], xaxis: Figure, yaxis: Figure) -> Figure:
+    layout = {
+        "xaxis": xaxis,
+        "yaxis": yaxis,
+        "margin": {"l": 60, "r": 10, "t": 10, "b": 50},
+        "legend": {"orientation": "h", "y": -0.25, "traceorder": "normal"},
+    }
+    return {"id": name, "title": title, "caption": caption, "data": list(data), "layout": layout}
+
+
+def _translucent(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.13)"
+
+
+def structure_panels(records: Sequence[Record], settings: CompareSettings, store: Store) -> list[dict[str, Any]]:
+    """For each composition, the known structure and each generator's lowest one, ready to draw."""
+    known = _known(settings)
+    panels = []
+    for text in settings.formulas:
+        formula = parse_formula(text).reduced_formula
+        shown = [
+            {"title": "known", "caption": name, "scene": scene(structure)}
+            for name, structure in known.get(Composition(formula).reduced_formula, ())[:1]
+        ]
+        for generator in settings.generators:
+            best = lowest([r for r in records if (r.generator, r.reduced_formula) == (generator, formula)])
+            shown.append(_panel(generator, best, store))
+        panels.append({"formula": text, "panels": shown})
+    return panels
+
+
+def _known(settings: CompareSettings) -> dict[str, list[tuple[str, Structure]]]:
+    """Known structures by reduced formula, if their file is still there."""
+    known: dict[str, list[tuple[str, Structure]]] = {}
+    if settings.reference and Path(settings.reference).exists():
+        elements = {frozenset(parse_formula(text).amounts) for text in settings.formulas}
+        for name, structure in read_structures(Path(settings.reference), element_sets=elements):
+            known.setdefault(structure.composition.reduced_formula, []).append((name, structure))
+    return known
+
+
+def _panel(generator: str, best: Record | None, store: Store) -> dict[str, Any]:
+    structure = store.record(best.key).final_structure if best else None
+    if best is None or structure is None:
+        return {"title": generator, "caption": "nothing converged", "scene": None}
+    energy = best.formation_energy_per_atom
+    words = [
+        f"E_f {energy:.3f} eV/atom" if energy is not None else f"{best.energy_per_atom:.3f} eV/atom",
+        _space_group(structure),
+        f"matches {best.match}" if best.match else "",
+        best.origin,
+    ]
+    return {"title": generator, "caption": ", ".join(word for word in words if word), "scene": scene(structure)}
+
+
+def _space_group(structure: Structure) -> str:
+    from unimat_search.res import space_group_symbol
+
+    return space_group_symbol(structure)
+
+
+def scene(structure: Structure) -> dict[str, Any]:
+    """A structure's cell, with the images of atoms on its faces, as lines and markers."""
+    from ase.data import atomic_numbers, covalent_radii
+    from ase.data.colors import jmol_colors
+
+    matrix = structure.lattice.matrix
+    places, symbols = _with_images(structure)
+    coords = places @ matrix
+    radii = np.array([covalent_radii[atomic_numbers[symbol]] for symbol in symbols])
+    atoms = []
+    for symbol in dict.fromkeys(symbols):
+        mine = np.array([other == symbol for other in symbols])
+        red, green, blue = (int(255 * part) for part in jmol_colors[atomic_numbers[symbol]])
+        x, y, z = coords[mine].T.round(3).tolist()
+        size = round(9 * covalent_radii[atomic_numbers[symbol]] ** 0.5 + 4, 1)
+        atoms.append({"symbol": symbol, "color": f"rgb({red},{green},{blue})", "size": size, "x": x, "y": y, "z": z})
+    return {"atoms": atoms, "cell": _cell_edges(matrix), "bonds": _bonds(coords, radii)}
+
+
+def _with_images(structure: Structure) -> tuple[NDArray[np.float64], list[str]]:
+    """Fractional coordinates of all atoms in the closed cell, and their symbols."""
+    places: list[NDArray[np.float64]] = []
+    symbols: list[str] = []
+    for site in structure:
+        own = site.frac_coords % 1.0
+        own[own > 1 - 1e-3] -= 1.0
+        for shift in product(*((0.0, 1.0) if abs(x) < 1e-3 else (0.0,) for x in own)):
+            places.append(own + shift)
+            symbols.append(site.specie.symbol)
+    return np.array(places), symbols
+
+
+def _cell_edges(matrix: NDArray[np.float64]) -> list[list[float | None]]:
+    corners = np.array(list(product((0, 1), repeat=3)))
+    pairs = [(i, j) for i in range(8) for j in range(i) if np.abs(corners[i] - corners[j]).sum() == 1]
+    return _segments(corners @ matrix, pairs)
+
+
+def _bonds(coords: NDArray[np.float64], radii: NDArray[np.float64]) -> list[list[float | None]]:
+    """Between atoms nearer than 1.15 times the sum of their covalent radii."""
+    distances = np.linalg.norm(coords[:, None] - coords, axis=-1)
+    near = distances < 1.15 * (radii[:, None] + radii)
+    return _segments(coords, [(int(i), int(j)) for i, j in zip(*np.nonzero(np.tril(near, -1)), strict=True)])
+
+
+def _segments(points: NDArray[np.float64], pairs: Sequence[tuple[int, int]]) -> list[list[float | None]]:
+    """x, y and z of lines with gaps between them."""
+    lines: list[list[float | None]] = [[], [], []]
+    for i, j in pairs:
+        for axis in range(3):
+            lines[axis] += [round(float(points[i, axis]), 3), round(float(points[j, axis]), 3), None]
+    return lines
