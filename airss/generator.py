@@ -132,6 +132,14 @@ def standard(**options: Any) -> RandomSearch:  # noqa: ANN401
     return RandomSearch(**options)
 
 
+def dense(**options: Any) -> RandomSearch:  # noqa: ANN401
+    """The form that finds most known crystals by measurement: started at about 60 % of the expected volume.
+
+    The relaxation expands the cell; from so steep a start it gets over barriers that hold a start at the right volume.
+    """
+    return RandomSearch(**{"volume": "0.5-0.7", **options})
+
+
 def wide(**options: Any) -> RandomSearch:  # noqa: ANN401
     """All space groups evenly, occupied in any way: for crystals of high symmetry, which most known ones are."""
     return RandomSearch(**{"operations": "1-48", "extra_sites": "any", "persistence": 100_000, **options})

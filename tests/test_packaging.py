@@ -45,7 +45,7 @@ def tree(root: Path) -> set[str]:
     kept = {".py", ".json", ".typed"}
     folders = (root / "unimat_search", root / INNER)
     own = [p for folder in folders for p in folder.iterdir() if p.is_file() and p.suffix in kept]
-    own += (root / INNER / "weights").iterdir()
+    own += [*(root / INNER / "weights").iterdir(), *(root / "unimat_search" / "page").iterdir()]
     rooms = [p for room in ROOMS for p in (root / room).rglob("*") if p.is_file() and p.suffix in kept]
     return {p.relative_to(root).as_posix() for p in own} | {
         f"unimat_search/{p.relative_to(root).as_posix()}" for p in rooms
