@@ -1,13 +1,12 @@
 """How often random search finds known ground states: which compositions, and the table of the runs.
 
     python benchmarks/random_search_quality.py pick DATA_FOLDER picked
-    unimat-search compare --formulas picked/several.txt --generator airss:standard --generator airss:paper \
-        --generator pyxtal --generator airss:wide -n 200 --reference picked/known.extxyz --matcher 0.2,0.3,5 --out run2
-    unimat-search compare --formulas picked/one.txt --formula-units 1 ... --out run1
-    python benchmarks/random_search_quality.py table run1 run2
+    unimat-search compare --formulas picked/formulas.txt --generator airss:standard --generator airss:paper \
+        --generator pyxtal --generator airss:wide -n 200 --reference picked/known.extxyz --matcher 0.2,0.3,5 --out run
+    python benchmarks/random_search_quality.py table run
 
 `pick` draws 15 binaries and 15 ternaries of 4 to 12 atoms in their primitive cell from the benchmark CSPBench
-(`cspbench/cspbench.parquet`), each searched in that cell: files of formulas with one formula unit and with several.
+(`cspbench/cspbench.parquet`), each searched in that cell.
 `table` counts the candidates that relaxed to the known structure.
 """
 
@@ -16,7 +15,6 @@ from __future__ import annotations
 import sqlite3
 import warnings
 from collections import defaultdict
-from math import gcd
 from pathlib import Path
 
 import click
@@ -66,10 +64,9 @@ def pick(data: Path, out: Path) -> None:
         image = AseAtomsAdaptor.get_atoms(structure, msonable=False)
         image.info = {"name": name}
         images.append(image)
-        counts = {el.symbol: int(n) for el, n in structure.composition.items()}
-        file = out / ("one.txt" if gcd(*counts.values()) == 1 else "several.txt")
-        with file.open("a") as lines:
-            lines.write("".join(f"{symbol}{n}" for symbol, n in counts.items()) + "\n")
+        unit, units = structure.composition.get_integer_formula_and_factor()
+        with (out / "formulas.txt").open("a") as lines:
+            lines.write(f"{unit}:{round(units)}\n")
     write(out / "known.extxyz", images)
     click.echo(f"{len(images)} crystals in {out}")
 
