@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pymatgen.core import Composition, Structure
 
 from unimat_search.airss.generator import RandomSearch
@@ -19,10 +20,21 @@ from unimat_search.unimat.sample import UniMatGenerator, as_structure
 if TYPE_CHECKING:
     from numpy.random import Generator
 
+FloatArray = NDArray[np.float64]
+
 Made = list[Structure | FailedAttempt]
 
 DUPLICATE = 0.002
 """eV/atom: relaxed structures nearer than this are taken for one."""
+
+SCALE = 0.05
+"""eV/atom."""
+
+PRIOR, PRIOR_GAIN, PRIOR_COST = 2.0, 0.3, 40.0
+"""What an arm is believed to bring before it is tried: so many candidates, what each brings, and its steps."""
+
+GENERATION_COST = 8.0
+"""What a candidate costs before it is relaxed, in optimizer steps."""
 
 PARENTS = 4
 """The lowest so many distinct structures are improved upon, each half as often as the one below."""
@@ -35,6 +47,7 @@ class SeededSearch:
         arms: Names, separated by blanks: "sample" (of the model), "repair" (a random structure noised and denoised),
             "cell" (the model's cell, random atoms), "airss" (random search), "shake" (a low relaxed structure,
             shaken), "hop" (a low relaxed structure, noised and denoised: basin hopping by the model).
+        adapt: Share the candidates out by what each arm brought for its cost so far, see `shares`; else in equal parts.
         rounds: Candidates asked for at once.
         repair: Time on the model's path from which random structures are denoised.
         hop: Times from which relaxed structures are.
@@ -48,6 +61,7 @@ class SeededSearch:
         self,
         *,
         arms: str = "sample repair hop",
+        adapt: bool = False,
         rounds: int = 8,
         repair: float = 0.3,
         hop: Sequence[float] = (0.3, 0.5, 0.7),
@@ -60,6 +74,7 @@ class SeededSearch:
         unknown = [name for name in self.arms if name not in ARMS]
         if unknown or not self.arms:
             raise ValueError(f"arms must be some of {' '.join(ARMS)}, got {arms!r}")
+        self.adapt = adapt
         self.round_size = rounds
         self.repair = repair
         self.hop = tuple(hop)
@@ -75,7 +90,7 @@ class SeededSearch:
     def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:
         """See `StructureGenerator.generate`."""
         streams = [candidate_stream(seed, composition, index) for index in range(n)]
-        chosen = [self.usable(self.arms[index % len(self.arms)], composition) for index in range(n)]
+        chosen = [self.usable(arm, composition) for arm in self.choose(n)]
         made: dict[int, Structure | FailedAttempt] = {}
         for name in dict.fromkeys(chosen):
             rows = [row for row in range(n) if chosen[row] == name]
@@ -84,6 +99,13 @@ class SeededSearch:
                     one.properties["origin"] = name
                 made[row] = one
         yield from (made[row] for row in range(n))
+
+    def choose(self, n: int) -> list[str]:
+        """The arms of n candidates."""
+        if not self.adapt or not self.seen:
+            return [self.arms[index % len(self.arms)] for index in range(n)]
+        bounds = np.cumsum(shares(self.seen, self.arms))
+        return [self.arms[int(np.searchsorted(bounds, (index + 0.5) / n))] for index in range(n)]
 
     def usable(self, arm: str, composition: Composition) -> str:
         """An arm, or what stands in for it: samples while nothing is relaxed, random search where the model fails."""
@@ -147,6 +169,31 @@ ARMS: dict[str, Callable[[SeededSearch, Composition, Sequence[Generator]], Made]
 }
 NEED_PARENTS = ("shake", "hop")
 NEED_MODEL = ("sample", "repair", "cell", "hop")
+
+
+def shares(records: Sequence[Record], arms: Sequence[str]) -> FloatArray:
+    """Shares of the arms: proportional to what each brought for its cost, a priori all the same.
+
+    A candidate brings exp(-E / 50 meV) if it relaxed to an energy E per atom above the lowest of all that no candidate
+    before it had, and nothing else. Its cost is counted in optimizer steps and not in seconds, so that runs repeat.
+
+    Args:
+        records: What was seen, in the order of its generation.
+        arms: Names.
+    """
+    energies = np.array(
+        [r.energy_per_atom if r.converged and r.energy_per_atom is not None else np.inf for r in records]
+    )
+    gains, costs = dict.fromkeys(arms, PRIOR * PRIOR_GAIN), dict.fromkeys(arms, PRIOR * PRIOR_COST)
+    for index, record in enumerate(records):
+        if record.origin not in gains:
+            continue
+        costs[record.origin] += record.n_steps + GENERATION_COST
+        new = np.isfinite(energies[index]) and (np.abs(energies[:index] - energies[index]) > DUPLICATE).all()
+        if new:
+            gains[record.origin] += float(np.exp((energies.min() - energies[index]) / SCALE))
+    rates = np.array([gains[arm] / costs[arm] for arm in arms])
+    return np.asarray(rates / rates.sum())
 
 
 def parents(records: Sequence[Record]) -> list[Structure]:

@@ -4,11 +4,14 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pymatgen.core import Composition, Structure
 
 from unimat_search.records import FailedAttempt, Outcome, Record
-from unimat_search.seeded import ARMS, SeededSearch, parents
+from unimat_search.seeded import ARMS, SeededSearch, parents, shares
 from unimat_search.testing import check_generator
 
 CELL = Composition("Na2Cl2")
@@ -91,6 +94,58 @@ def test_parents_are_low_distinct_and_relaxed() -> None:
     chosen = parents(records)
     assert [made.index(one) for one in chosen] == [1, 3, 4, 5]
     assert parents(()) == []
+
+
+def brought(*tries: tuple[str, float, int]) -> list[Record]:
+    """Records of arms, total energies and steps."""
+    return [
+        replace(record, origin=arm, n_steps=steps)
+        for record, (arm, _, steps) in zip(
+            relaxed([Structure(np.eye(3), ["Na"], [[0, 0, 0]])] * len(tries), [energy for _, energy, _ in tries]),
+            tries,
+            strict=True,
+        )
+    ]
+
+
+def test_arms_that_nobody_tried_have_equal_shares() -> None:
+    assert shares([], ("sample", "hop")).tolist() == [0.5, 0.5]
+
+
+def test_the_arm_that_finds_low_structures_gets_more() -> None:
+    seen = brought(("sample", -10.0, 30), ("hop", -12.0, 30), ("hop", -12.4, 30), ("sample", -9.0, 30))
+    first, second = shares(seen, ("sample", "hop"))
+    assert second > first
+
+
+def test_the_same_structure_again_brings_nothing() -> None:
+    once = brought(("hop", -12.0, 30), ("sample", -12.0, 30))
+    first, second = shares(once, ("sample", "hop"))
+    assert second > first
+
+
+def test_dear_candidates_bring_less() -> None:
+    seen = brought(("hop", -12.0, 300), ("sample", -12.1, 20))
+    first, second = shares(seen, ("sample", "hop"))
+    assert first > second
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(ARMS)), st.floats(-20, 20), st.integers(0, 500)), max_size=20))
+def test_shares_are_shares(tries: list[tuple[str, float, int]]) -> None:
+    got = shares(brought(*tries), tuple(ARMS))
+    assert got.sum() == pytest.approx(1.0)
+    assert (got > 0).all()
+
+
+def test_a_search_that_adapts_hands_out_the_shares() -> None:
+    generator = search("sample airss hop shake", adapt=True)
+    generator.observe(())
+    assert generator.choose(5) == ["sample", "airss", "hop", "shake", "sample"]
+    generator.observe(brought(*[("hop", -12.0 - k / 50, 10) for k in range(8)]))
+    chosen = generator.choose(8)
+    assert len(chosen) == 8
+    assert chosen.count("hop") > 2
+    assert generator.choose(8) == chosen
 
 
 def test_unknown_arms_are_named() -> None:
