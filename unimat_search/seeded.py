@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Composition, Structure
 
-from unimat_search.airss.generator import RandomSearch
+from unimat_search.airss.generator import dense
 from unimat_search.records import FailedAttempt, Record
 from unimat_search.seeds import candidate_stream
 from unimat_search.shaking import Shaking, shaken
@@ -63,7 +63,7 @@ class SeededSearch:
         arms: str = "sample repair hop",
         adapt: bool = False,
         rounds: int = 8,
-        repair: float = 0.3,
+        repair: float = 0.2,
         hop: Sequence[float] = (0.3, 0.5, 0.7),
         shake: float = 0.5,
         strain: float = 0.1,
@@ -80,7 +80,7 @@ class SeededSearch:
         self.hop = tuple(hop)
         self.shaking = Shaking(1, shake, strain)
         self.unimat = UniMatGenerator(**(model or {}))
-        self.random = RandomSearch(**(airss or {}))
+        self.random = dense(**(airss or {}))
         self.seen: Sequence[Record] = ()
 
     def observe(self, records: Sequence[Record]) -> None:
