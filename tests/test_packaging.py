@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -79,8 +78,7 @@ def test_without_a_compiler_there_are_no_kernels_and_all_the_rest(source: Path, 
 
 
 def test_the_sdist_makes_the_same_wheel(wheel: Path, source: Path, tmp_path: Path) -> None:
-    with tarfile.open(build(source, tmp_path, "sdist")) as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+    shutil.unpack_archive(build(source, tmp_path, "sdist"), tmp_path / "unpacked")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     (tmp_path / "wheel").mkdir()
     assert modules(build(unpacked, tmp_path / "wheel", "wheel")) == modules(wheel)

@@ -72,7 +72,7 @@ def test_resume_needs_only_the_folder_and_refuses_other_settings(run: Path) -> N
         (["--formula", "TiO2", "--formula", "Ti2O4"], "are one composition"),
         ([], "no formula is given"),
         (["--formulas", "no/such/file"], "can't be read"),
-        (["--formula", "NaCl", "--generator", "airs"], "none of the generators airss, airss:paper"),
+        (["--formula", "NaCl", "--generator", "airs"], "none of the generators airss, airss:dense, airss:paper"),
         (["--formula", "NaCl", "--generator", "airss,oops"], "not key=value"),
         (["--formula", "NaCl", "--generator", "airss", "--generator", "airss"], "given twice"),
         (["--formula", "NaCl", "--relaxer", "magic"], "none of the relaxers chgnet, emt"),

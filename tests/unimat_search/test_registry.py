@@ -51,5 +51,5 @@ def test_what_cannot_be_built(text: str, says: str) -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(UnknownPluginError, match="airss, airss:paper"):
+    with pytest.raises(UnknownPluginError, match="airss, airss:dense, airss:paper"):
         load("generators", Spec.parse("airs"))
