@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import joblib
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import get_reusable_executor, process_executor
 
 from unimat_search.eval.relax import BatchedRelaxer, one_line
 from unimat_search.eval.sanity import judge
@@ -202,6 +202,7 @@ def worker_processes(count: int) -> Any:  # noqa: ANN401 - loky is untyped
 
 def _start_worker(parent: int, folder: Path) -> None:
     """Leave interruptions to the parent, and end with it however it ends."""
+    process_executor._USE_PSUTIL = False  # it takes a model that is loaded for a leak, and ends the worker
     os.chdir(folder)
 
     def follow() -> None:

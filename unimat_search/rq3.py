@@ -23,7 +23,7 @@ from unimat_search.registry import Spec
 from unimat_search.store import Store
 
 FORMULAS, GEOMETRIES = Path("zero_shot", "rq3.csv"), Path("mp_20", "test.parquet")
-GENERATORS = ("airss:standard", "airss:paper", "pyxtal", "unimat", "unimat+airss")
+GENERATORS = ("airss:standard", "airss:paper", "airss", "pyxtal", "unimat", "unimat+airss")
 RUN, KNOWN, KNOWN_ENERGIES, TABLES, JUDGED = "run", "known.extxyz", "known.json", "rq3.json", "judged.json"
 
 STRICT = MatchSettings(ltol=0.2, stol=0.3, angle_tol=5.0)

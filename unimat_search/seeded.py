@@ -60,8 +60,8 @@ class SeededSearch:
     def __init__(
         self,
         *,
-        arms: str = "sample repair hop",
-        adapt: bool = False,
+        arms: str = "sample repair hop airss",
+        adapt: bool = True,
         rounds: int = 8,
         repair: float = 0.2,
         hop: Sequence[float] = (0.3, 0.5, 0.7),
