@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +90,13 @@ def build_structures(
         )
     )
     return [FailedAttempt(problem) if problem else next(results) for problem in problems]
+
+
+@cache
+def load_builder() -> None:
+    """Load the compiled builder, or compile it on the first use on a machine, so that no structure's time counts it."""
+    wish = Wish(np.random.default_rng(0), (8.0, 9.0), np.ones((1, 1)))
+    build_structures(["H"], [1], [wish], BuildSettings())
 
 
 def build_arrays(plan: Plan, wishes: Sequence[Wish]) -> Built:

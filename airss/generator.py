@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Composition, Structure
 
-from unimat_search.airss.candidates import Wish, build_structures
+from unimat_search.airss.candidates import Wish, build_structures, load_builder
 from unimat_search.airss.knowledge import (
     Expectation,
     element_symbols,
@@ -76,6 +76,7 @@ class RandomSearch:
         self.volume = _positive("volume", volume)
         self.separation = _positive("separation", separation)
         self._expect = _expectation(expect, like)
+        load_builder()
 
     def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:
         """See `unimat_search.protocol.StructureGenerator.generate`; structure k does not depend on n."""

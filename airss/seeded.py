@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Composition, Structure
 
-from unimat_search.airss.candidates import Wish, build_structures
+from unimat_search.airss.candidates import Wish, build_structures, load_builder
 from unimat_search.airss.knowledge import Expectation, expect_from_structures, expect_from_table
 from unimat_search.airss.seedfile import Seed, SeedError, SeedText, SpeciesLine
 from unimat_search.airss.settings import BuildSettings
@@ -94,6 +94,7 @@ class SeedSearch:
         self._expect: Callable[[Composition], Expectation] = (
             (lambda composition: expect_from_structures(composition, examples)) if examples else expect_from_table
         )
+        load_builder()
 
     @property
     def formula(self) -> str | None:
