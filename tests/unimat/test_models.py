@@ -18,7 +18,7 @@ from unimat_search.unimat.cell import cell_to_vector, vector_to_cell
 from unimat_search.unimat.checkpoint import build, load_model, save_model
 from unimat_search.unimat.grid_model import GridModel
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties
-from unimat_search.unimat.sample import UniMatGenerator, as_structure, sample, sample_freely
+from unimat_search.unimat.sample import UniMatGenerator, as_structure, is_sound, sample, sample_freely
 from unimat_search.unimat.slot_model import SlotModel, fit_log_volumes
 from unimat_search.unimat.slots import SlotDenoiser, shortest_distances
 
@@ -407,3 +407,33 @@ def test_only_a_model_with_a_path_renews(tmp_path: Path) -> None:
     generator = UniMatGenerator(model=str(file))
     with pytest.raises(ValueError, match="slots model can"):
         generator.renew([], [], streams())
+
+
+def test_overlapping_atoms_are_no_sound_sample() -> None:
+    cell = torch.eye(3) * 4.0
+
+    def sound(numbers: list[int], places: list[list[float]], cell: torch.Tensor = cell) -> bool:
+        return is_sound((torch.tensor(numbers), torch.tensor(places), cell))
+
+    assert sound([11, 17], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
+    assert not sound([11, 11], [[0.1, 0, 0], [0.1, 0, 0]])
+    assert not sound([11, 17], [[0.99, 0, 0], [0.2, 0, 0]]), "across the face: 0.84 angstrom"
+    assert sound([1, 1], [[0.99, 0, 0], [0.18, 0, 0]]), "0.76 angstrom: molecular hydrogen"
+    assert not sound([11], [[np.nan, 0, 0]])
+    assert not sound([11], [[0.0, 0, 0]], torch.diag(torch.tensor([0.8, 9.0, 9.0]))), "its own image"
+
+
+def test_samples_that_are_not_sound_are_drawn_again() -> None:
+    """Few steps leave atoms on each other; retries draw these alone anew, whatever stands beside them."""
+    compositions = [torch.tensor([56, 28, 28, 15, 15, *[8] * 8])] * 12
+    once, again = (UniMatGenerator(steps=3, retries=retries) for retries in (0, 8))
+    first, second = (generator.sample(compositions, streams(*range(12))) for generator in (once, again))
+    bad = [row for row, one in enumerate(first) if not is_sound(one)]
+    assert 0 < len(bad) < 12
+    assert sum(not is_sound(one) for one in second) < len(bad)
+    for row in set(range(12)) - set(bad):
+        assert torch.equal(first[row][1], second[row][1])
+    alone = again.sample(compositions[:1], streams(bad[0]))[0]
+    assert torch.allclose(alone[1], second[bad[0]][1], atol=1e-4)
+    with pytest.raises(ValueError, match="retries must be 0 or more, got -1"):
+        UniMatGenerator(retries=-1)

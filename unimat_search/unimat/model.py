@@ -56,6 +56,10 @@ class Streams:
 
     generators: Sequence[np.random.Generator] = field(default_factory=list)
 
+    def take(self, rows: Sequence[int]) -> Streams:
+        """Those of these samples."""
+        return Streams([self.generators[row] for row in rows])
+
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers. (b, *shape)."""
         drawn = [generator.standard_normal(shape, dtype=np.float32) for generator in self.generators]

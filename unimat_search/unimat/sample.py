@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from unimat_search.unimat.elements import SYMBOLS, composition_numbers
 from unimat_search.unimat.grid_model import GridModel
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, usable_device
 from unimat_search.unimat.slot_model import SlotModel
+from unimat_search.unimat.slots import shortest_distances
 from unimat_search.unimat.sources import niggli
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ WEIGHTS = "slots-zero-shot.safetensors"
 POSITIONS_AT_ONCE = 16_000
 VOLUME_PER_ATOM = (1.0, 1000.0)
 """Cells outside of this are no crystal, angstrom^3."""
+
+NEAREST, NEAREST_TO_HYDROGEN = 0.9, 0.6
+"""Atoms nearer than this overlap, angstrom: the shortest bonds are of 1.1 (N2), with hydrogen 0.74 (H2)."""
 
 NARROWEST = 0.5
 """Distance between opposite faces under which a cell is no crystal, angstrom."""
@@ -47,6 +51,7 @@ class UniMatGenerator:
         formation_energy: Ask for this formation energy, eV/atom.
         guidance: Weight of what is asked for (0: as trained).
         haste: Of a `slots` model, see `flow.euler`. [default: the model's own]
+        retries: How often a sample is drawn anew whose cell is none or whose atoms overlap.
         precision: float32, or bf16: faster where the device computes in it, but a sample then depends a little on those
             beside it.
         device: Where the model runs.
@@ -65,6 +70,7 @@ class UniMatGenerator:
         formation_energy: float | None = None,
         guidance: float = 0.0,
         haste: float | None = None,
+        retries: int = 5,
         precision: str = "float32",
         device: str = "cpu",
     ) -> None:
@@ -73,6 +79,9 @@ class UniMatGenerator:
         self.settings = SampleSettings(
             steps=steps, sampler=sampler, guidance=guidance, haste=haste, precision=precision
         )
+        if retries < 0:
+            raise ValueError(f"retries must be 0 or more, got {retries}")
+        self.retries = retries
         self.model, _ = load_model(Path(model) if model else shipped_weights())
         if formation_energy is not None and not self.model.knows("formation_energy_per_atom"):
             raise ValueError("this model was trained without formation energies; leave formation_energy out")
@@ -116,21 +125,37 @@ class UniMatGenerator:
         """
         if not isinstance(self.model, SlotModel):
             raise ValueError("this model can't renew structures; a slots model can")
-        renewed: list[Structure | FailedAttempt] = [FailedAttempt("its cell has no Niggli reduction")] * len(structures)
-        groups: dict[tuple[int, float], list[tuple[int, Crystal]]] = {}
-        for row, (structure, start) in enumerate(zip(structures, starts, strict=True)):
-            if crystal := as_crystal(structure):
-                groups.setdefault((len(structure), start), []).append((row, crystal))
-        for (_, start), members in groups.items():
+        given = [as_crystal(structure) for structure in structures]
+        rows = [row for row, one in enumerate(given) if one is not None]
+        crystals = [one for one in given if one is not None]
+        theirs = streams.take(rows)
+
+        def draw(chosen: Sequence[int]) -> list[Crystal]:
+            return self._renew([crystals[i] for i in chosen], [starts[rows[i]] for i in chosen], theirs.take(chosen))
+
+        renewed: list[Structure | FailedAttempt] = [FailedAttempt("its cell has no Niggli reduction")] * len(given)
+        for row, one in zip(rows, self._until_sound(draw, len(rows)), strict=True):
+            renewed[row] = as_structure(one)
+        return renewed
+
+    def _renew(self, crystals: Sequence[Crystal], starts: Sequence[float], streams: Streams) -> list[Crystal]:
+        """Crystals of one size and start together."""
+        assert isinstance(self.model, SlotModel)
+        groups: dict[tuple[int, float], list[int]] = {}
+        for row, (crystal, start) in enumerate(zip(crystals, starts, strict=True)):
+            groups.setdefault((len(crystal[0]), start), []).append(row)
+        renewed = list(crystals)
+        for (_, start), rows in groups.items():
             numbers, frac_coords, cells = (
-                torch.stack(parts).to(self.device) for parts in zip(*(one for _, one in members), strict=True)
+                torch.stack(parts).to(self.device) for parts in zip(*(crystals[row] for row in rows), strict=True)
             )
-            theirs = Streams([streams.generators[row] for row, _ in members])
-            asked = self.properties.to(self.device).expand(len(members), -1)
+            asked = self.properties.to(self.device).expand(len(rows), -1)
             with torch.no_grad(), self.settings.autocast(self.device):
-                coords, cells = self.model.renew(numbers, frac_coords, cells, asked, theirs, self.settings, start=start)
-            for place, (row, _) in enumerate(members):
-                renewed[row] = as_structure((numbers[place].cpu(), coords[place].cpu(), cells[place].cpu()))
+                frac_coords, cells = self.model.renew(
+                    numbers, frac_coords, cells, asked, streams.take(rows), self.settings, start=start
+                )
+            for place, row in enumerate(rows):
+                renewed[row] = numbers[place].cpu(), frac_coords[place].cpu(), cells[place].cpu()
         return renewed
 
     def generate_freely(self, n: int, *, seed: int) -> list[Structure | FailedAttempt]:
@@ -141,7 +166,24 @@ class UniMatGenerator:
 
     def sample(self, compositions: Sequence[Tensor], streams: Streams) -> list[Crystal]:
         """A crystal of each composition (atomic numbers), in their order."""
-        return sample(self.model, compositions, streams, self.settings, self.properties.to(self.device))
+        properties = self.properties.to(self.device)
+
+        def draw(rows: Sequence[int]) -> list[Crystal]:
+            chosen = [compositions[row] for row in rows]
+            return sample(self.model, chosen, streams.take(rows), self.settings, properties)
+
+        return self._until_sound(draw, len(compositions))
+
+    def _until_sound(self, draw: Callable[[Sequence[int]], list[Crystal]], n: int) -> list[Crystal]:
+        """Draw n crystals, and those again that are none."""
+        made = draw(range(n))
+        for _ in range(self.retries):
+            rows = [row for row, one in enumerate(made) if not is_sound(one)]
+            if not rows:
+                break
+            for row, one in zip(rows, draw(rows), strict=True):
+                made[row] = one
+        return made
 
 
 def shipped_weights() -> Path:
@@ -179,7 +221,7 @@ def sample(
         chosen = [index for index in order[:most] if len(compositions[index]) == size]
         order = order[len(chosen) :]
         numbers = torch.stack([compositions[index] for index in chosen]).to(properties.device)
-        theirs = Streams([streams.generators[index] for index in chosen])
+        theirs = streams.take(chosen)
         with torch.no_grad(), settings.autocast(properties.device):
             frac_coords, cells = model.sample(numbers, properties.expand(len(chosen), -1), theirs, settings)
         for row, index in enumerate(chosen):
@@ -213,6 +255,20 @@ def as_crystal(structure: Structure) -> Crystal | None:
     frac_coords = structure.frac_coords @ matrix @ np.linalg.inv(cell)
     numbers = torch.tensor([site.specie.Z for site in structure])
     return numbers, torch.from_numpy(frac_coords % 1.0).float(), torch.from_numpy(cell).float()
+
+
+def is_sound(sampled: Crystal) -> bool:
+    """Whether a sample has a cell, and its atoms are apart.
+
+    A network that treats like atoms alike moves two of them alike once they are at one place, so that they never part.
+    """
+    numbers, frac_coords, cell = sampled
+    if cell_problem(cell.double().numpy(), len(numbers)) or not torch.isfinite(frac_coords).all():
+        return False
+    differences = (frac_coords.unsqueeze(0) - frac_coords.unsqueeze(1)).unsqueeze(0)
+    hydrogen = numbers == 1
+    least = torch.where(hydrogen.unsqueeze(0) | hydrogen.unsqueeze(1), NEAREST_TO_HYDROGEN, NEAREST)
+    return bool((shortest_distances(differences, cell.unsqueeze(0))[0] >= least).all())
 
 
 def as_structure(sampled: Crystal) -> Structure | FailedAttempt:
