@@ -70,6 +70,8 @@ def build_structures(
     Raises:
         ValueError: If atoms are placed under symmetry.
     """
+    if not wishes:
+        return []
     if sum(counts) > MOST_ATOMS:
         return [FailedAttempt(f"{sum(counts)} atoms are too many; {MOST_ATOMS} are the most in one cell")] * len(wishes)
     kept = 0.0 if settings.slack_growth else 1 - settings.slack

@@ -52,6 +52,9 @@ def _load(text: str) -> StructureGenerator:
         built = load("generators", Spec.parse(text))
     if not isinstance(built, StructureGenerator):
         raise PluginError(f"{text} has no method generate(composition, n, *, seed)")
+    size = getattr(built, "round_size", ROUND)
+    if not isinstance(size, int) or size < 1:
+        raise PluginError(f"{text} has the round_size {size!r}, which is no whole number from 1 on")
     return built
 
 
@@ -59,7 +62,7 @@ def round_size(generator: StructureGenerator | str, n: int) -> int:
     """How many candidates of n a generator is asked for at once: all, unless it learns from what was relaxed."""
     if not isinstance(generator, LearningGenerator):
         return n
-    return max(1, int(getattr(generator, "round_size", ROUND)))
+    return int(getattr(generator, "round_size", ROUND))
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Order:
     def failed(self, reason: str) -> list[Record]:
         """All of them, for one reason."""
         failure = FailedAttempt(reason)
-        return [accept(self.task, index, failure, 0.0) for index in range(self.start, self.start + self.n)]
+        return [accept(self.task, index, failure) for index in range(self.start, self.start + self.n)]
 
 
 def fill_in_worker(orders: Sequence[Order]) -> list[list[Record]]:
@@ -97,15 +100,23 @@ def _worker_generator(label: str) -> StructureGenerator:
 def generate(order: Order, generator: StructureGenerator) -> list[Record]:
     """All candidates of an order as records: waiting for their relaxation, or failed with the reason.
 
+    Each counts the same seconds, those of the order shared out: many generators make several structures at once.
+
     Args:
         order: What to ask for.
         generator: Whom to ask; one that learns is shown what was seen before.
     """
+    began = time.perf_counter()
+    records = _records(order, generator)
+    seconds = (time.perf_counter() - began) / order.n
+    return [replace(record, generate_seconds=seconds) for record in records]
+
+
+def _records(order: Order, generator: StructureGenerator) -> list[Record]:
     end = f"the generator gave fewer than {order.n} structures"
     records: list[Record] = []
     attempts = _attempts(order, generator)
     while len(records) < order.n:
-        start = time.perf_counter()
         try:
             with quiet():
                 attempt = next(attempts)
@@ -114,7 +125,7 @@ def generate(order: Order, generator: StructureGenerator) -> list[Record]:
         except (Exception, SystemExit) as error:  # a generator may raise anything
             end = f"{RAISED} {one_line(error)}"
             attempt = FailedAttempt(end)
-        records.append(accept(order.task, order.start + len(records), attempt, time.perf_counter() - start))
+        records.append(accept(order.task, order.start + len(records), attempt))
     return records + order.failed(end)[len(records) :]
 
 
@@ -128,7 +139,7 @@ def _attempts(order: Order, generator: StructureGenerator) -> Iterator[object]:
     yield from islice(generator.generate(composition, order.n, seed=round_seed(order.task.seed, order.start)), order.n)
 
 
-def accept(task: Task, index: int, attempt: object, seconds: float) -> Record:
+def accept(task: Task, index: int, attempt: object) -> Record:
     """A generator's attempt as a record: waiting for its relaxation, or failed with the reason."""
     record = Record(
         task.key(index),
@@ -138,7 +149,7 @@ def accept(task: Task, index: int, attempt: object, seconds: float) -> Record:
         task.cell_formula,
         task.seed,
         index,
-        generate_seconds=seconds,
+        origin=_origin(attempt),
     )
     if isinstance(attempt, FailedAttempt):
         return replace(record, outcome=Outcome.GENERATOR_FAILED, detail=" ".join(str(attempt.reason).split())[:300])
@@ -146,8 +157,13 @@ def accept(task: Task, index: int, attempt: object, seconds: float) -> Record:
         structure = _plain(attempt, task.composition)
     except ValueError as error:
         return replace(record, outcome=Outcome.GENERATOR_FAILED, detail=str(error))
-    origin = str(getattr(attempt, "properties", {}).get("origin", ""))
-    return replace(record, initial_structure=structure, valid=structure_problem(structure) is None, origin=origin)
+    return replace(record, initial_structure=structure, valid=structure_problem(structure) is None)
+
+
+def _origin(attempt: object) -> str:
+    """What a generator says of how it made an attempt."""
+    properties = attempt.properties if isinstance(attempt, Structure) else {}
+    return attempt.origin if isinstance(attempt, FailedAttempt) else str(properties.get("origin", ""))
 
 
 def _plain(attempt: object, composition: Composition) -> Structure:

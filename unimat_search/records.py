@@ -48,9 +48,11 @@ class FailedAttempt:
 
     Attributes:
         reason: One line, shown to the user.
+        origin: As of a `Record`.
     """
 
     reason: str
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)

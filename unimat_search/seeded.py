@@ -48,13 +48,16 @@ class SeededSearch:
             "cell" (the model's cell, random atoms), "airss" (random search), "shake" (a low relaxed structure,
             shaken), "hop" (a low relaxed structure, noised and denoised: basin hopping by the model).
         adapt: Share the candidates out by what each arm brought for its cost so far, see `shares`; else in equal parts.
-        rounds: Candidates asked for at once.
+        rounds: Candidates asked for at once; where the arms adapt, as many as there are arms at least.
         repair: Time on the model's path from which random structures are denoised.
         hop: Times from which relaxed structures are.
         shake: Largest displacement of an atom in a shake, angstrom.
         strain: Largest strain of the cell in a shake.
         model: Options of `UniMatGenerator`, as a table.
         airss: Options of `RandomSearch`, as a table.
+
+    Raises:
+        ValueError: If an option is out of range.
     """
 
     def __init__(
@@ -74,12 +77,21 @@ class SeededSearch:
         unknown = [name for name in self.arms if name not in ARMS]
         if unknown or not self.arms:
             raise ValueError(f"arms must be some of {' '.join(ARMS)}, got {arms!r}")
+        if not isinstance(adapt, bool):
+            raise ValueError(f"adapt must be true or false, got {adapt!r}")
+        least = len(self.arms) if adapt else 1
+        if not isinstance(rounds, int) or rounds < least:
+            raise ValueError(f"rounds must be a whole number of {least} or more, got {rounds!r}")
         self.adapt = adapt
         self.round_size = rounds
-        self.repair = repair
-        self.hop = tuple(hop)
+        self.repair = _time("repair", repair)
+        self.hop = tuple(_time("hop", time) for time in (hop if isinstance(hop, list | tuple) else [hop]))
+        if not self.hop:
+            raise ValueError("hop must name a time")
         self.shaking = Shaking(1, shake, strain)
         self.unimat = UniMatGenerator(**(model or {}))
+        if {"repair", "hop"} & set(self.arms) and not self.unimat.can_renew:
+            raise ValueError("the arms repair and hop want a slots model; leave them out")
         self.random = dense(**(airss or {}))
         self.seen: Sequence[Record] = ()
 
@@ -97,13 +109,15 @@ class SeededSearch:
             for row, one in zip(rows, ARMS[name](self, composition, [streams[row] for row in rows]), strict=True):
                 if isinstance(one, Structure):
                     one.properties["origin"] = name
-                made[row] = one
+                    made[row] = one
+                else:
+                    made[row] = FailedAttempt(one.reason, name)
         yield from (made[row] for row in range(n))
 
     def choose(self, n: int) -> list[str]:
         """The arms of n candidates."""
         if not self.adapt or not self.seen:
-            return [self.arms[index % len(self.arms)] for index in range(n)]
+            return [self.arms[(len(self.seen) + index) % len(self.arms)] for index in range(n)]
         bounds = np.cumsum(shares(self.seen, self.arms))
         return [self.arms[int(np.searchsorted(bounds, (index + 0.5) / n))] for index in range(n)]
 
@@ -207,6 +221,12 @@ def parents(records: Sequence[Record]) -> list[Structure]:
             chosen.append(record.final_structure)
             last = energy
     return chosen[:PARENTS]
+
+
+def _time(name: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
+        raise ValueError(f"{name} must be a time from 0 to less than 1, got {value!r}")
+    return float(value)
 
 
 def _parent(records: Sequence[Record], rng: Generator) -> Structure:

@@ -105,6 +105,11 @@ class UniMatGenerator:
         streams = Streams([candidate_stream(seed, composition, index) for index in range(n)])
         yield from map(as_structure, self.sample([numbers] * n, streams))
 
+    @property
+    def can_renew(self) -> bool:
+        """Whether the model has a path to take structures back on."""
+        return isinstance(self.model, SlotModel)
+
     def unseen(self, composition: Composition) -> list[str]:
         """Elements of a composition that the model never saw in training."""
         numbers = set(composition_numbers(composition))
@@ -123,7 +128,7 @@ class UniMatGenerator:
         Raises:
             ValueError: If the model has no such path; a `slots` model has.
         """
-        if not isinstance(self.model, SlotModel):
+        if not self.can_renew:
             raise ValueError("this model can't renew structures; a slots model can")
         given = [as_crystal(structure) for structure in structures]
         rows = [row for row, one in enumerate(given) if one is not None]
