@@ -1,8 +1,9 @@
 """Generators against each other over many compositions: rates, differences and searches, with their uncertainty.
 
 Everything is an array over (compositions, tries): what a search found after k tries, or after so many seconds, is
-a matter of cumulating along the last axis. Uncertainties are 95 % intervals of a bootstrap over compositions (Efron
-and Tibshirani, An Introduction to the Bootstrap, 1993), which are what a repetition would draw anew.
+a matter of cumulating along the last axis. Uncertainties are 95 % intervals over compositions, which are what a
+repetition would draw anew: Wilson's for shares of them, a bootstrap (Efron and Tibshirani, An Introduction to the
+Bootstrap, 1993) for means, medians and ratios.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from unimat_search.eval.metrics import TIE
+from unimat_search.eval.metrics import TIE, wilson_interval
 from unimat_search.records import Record
 
 FloatArray = NDArray[np.float64]
@@ -50,13 +51,13 @@ class Trials:
         return Trials(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
     def within(self, seconds: FloatArray) -> Trials:
-        """What was done within a budget of each composition; what came later counts as not tried. (c,) seconds."""
+        """What was done within a budget of each composition; what came later did not happen. (c,) seconds."""
         done = self.seconds.cumsum(-1) <= seconds[:, None]
         return Trials(
             self.converged & done,
             np.where(done, self.energies, np.inf),
             self.found & done,
-            self.n_steps,
+            np.where(done, self.n_steps, 0.0),
             np.where(done, self.seconds, 0.0),
         )
 
@@ -132,30 +133,48 @@ def estimate(values: FloatArray, statistic: Callable[..., Any] = np.mean) -> dic
     }
 
 
-def rates(trials: Trials, known: FloatArray) -> dict[str, Any]:
-    """How often one generator succeeds.
+def share(rows: ArrayLike) -> dict[str, Any]:
+    """Share of compositions with its Wilson interval: a bootstrap of all or nothing would have no width. (c,)."""
+    successes = np.asarray(rows, dtype=bool)
+    n = len(successes)
+    return {
+        "value": float(successes.mean()) if n else None,
+        "interval": wilson_interval(int(successes.sum()), n),
+        "n": n,
+    }
+
+
+def outcomes(trials: Trials, known: FloatArray) -> dict[str, Any]:
+    """What one generator reached, by composition.
 
     Args:
         trials: Its candidates.
         known: Energy of each composition's known structure, relaxed by the same potential, eV/atom; NaN where there is
             none, and these are left out of what is asked about known structures. (c,)
     """
+    there = ~np.isnan(known)
+    return {
+        "composition_convergence_rate": share(trials.converged.any(-1)),
+        "found": share(trials.found[there].any(-1)),
+        "reached": share(trials.reached(known)[there].any(-1)),
+    }
+
+
+def rates(trials: Trials, known: FloatArray) -> dict[str, Any]:
+    """`outcomes`, and how often and at what cost candidates succeed."""
     n = trials.converged.shape[1]
     there = ~np.isnan(known)
-    found = trials.found_after()[there].astype(float)
-    reached = trials.reached(known)[there]
-    tries = first_success(reached)
-    return {
-        "composition_convergence_rate": estimate(trials.converged.any(-1).astype(float)),
+    found = trials.found_after()[there]
+    tries = first_success(trials.reached(known)[there])
+    return outcomes(trials, known) | {
         "structure_convergence_rate": estimate(trials.converged.mean(-1)),
-        **{f"found_at_{k}": estimate(found[:, k - 1]) for k in sorted({1, min(10, n), n})},
+        **{f"found_at_{k}": share(found[:, k - 1]) for k in sorted({1, min(10, n), n})},
         "hit_rate": estimate(trials.found[there].mean(-1)),
-        "reached": estimate(reached.any(-1).astype(float)),
         "tries_to_success": estimate(tries),
         "steps_to_success": estimate(_until(trials.n_steps[there], tries)),
         "seconds_to_success": estimate(_until(trials.seconds[there], tries)),
         "median_n_steps": float(np.median(trials.n_steps[trials.converged])) if trials.converged.any() else None,
-        "seconds_per_structure": float(trials.seconds.sum() / max(1, np.count_nonzero(trials.seconds))),
+        "seconds_per_structure": float(trials.seconds.mean()),
     }
 
 
@@ -184,8 +203,8 @@ def differences(ours: Trials, theirs: Trials) -> dict[str, Any]:
     return {
         "delta_e_f": estimate(deltas),
         "median_delta_e_f": estimate(deltas, np.median),
-        "reduction_rate": estimate((deltas < 0).astype(float)),
-        "clear_reduction_rate": estimate((deltas[clear] < 0).astype(float)),
+        "reduction_rate": share(deltas < 0),
+        "clear_reduction_rate": share(deltas[clear] < 0),
         "lower": int((deltas < -TIE).sum()),
         "tied": int((~clear).sum()),
         "higher": int((deltas > TIE).sum()),
@@ -197,9 +216,10 @@ def differences(ours: Trials, theirs: Trials) -> dict[str, Any]:
 
 
 def speed_up(ours: Trials, theirs: Trials, known: FloatArray) -> dict[str, Any]:
-    """How many times fewer relaxations we need to reach the known structures: ratio of the mean tries to success.
+    """How many times fewer tries we need to reach the known structures: ratio of the mean tries.
 
-    Searches that never reach theirs count with all their tries, which makes the ratio a lower bound of a worse side's.
+    A search that never reaches its structure counts with all its tries, as if the next one would: the ratio is too near
+    to 1 where the worse side fails more often, and says nothing where both mostly fail.
     """
     there = ~np.isnan(known)
     tries = np.stack([first_success(side.reached(known)[there]) for side in (ours, theirs)], axis=-1)
@@ -222,7 +242,15 @@ def _sign_test(ours: int, theirs: int) -> float | None:
 def above_best(trials: Mapping[str, Trials], known: FloatArray) -> dict[str, FloatArray]:
     """Lowest energy of each generator above the best of all, the known structure among them, eV/atom. (c,) each."""
     best = np.fmin(np.min([one.lowest for one in trials.values()], axis=0), known)
-    return {name: one.lowest - best for name, one in trials.items()}
+    with np.errstate(invalid="ignore"):  # nothing converged, nothing known
+        return {name: one.lowest - best for name, one in trials.items()}
+
+
+def common_budget(trials: Mapping[str, Trials]) -> FloatArray:
+    """Seconds that the cheapest generator took for each composition, of those that relaxed anything. (c,)."""
+    costs = np.stack([one.seconds.cumsum(-1)[:, -1] for one in trials.values()])  # as `within` adds them up
+    worked = np.stack([(one.n_steps > 0).any(-1) | one.converged.any(-1) for one in trials.values()])
+    return np.asarray(np.where(worked, costs, np.inf).min(0))
 
 
 def curve(values: FloatArray, statistic: Callable[..., Any] = np.mean) -> dict[str, list[float | None]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from unimat_search.shell import DATA_DIR, FILE, FOLDER, BadInput, clear_errors, progress
+from unimat_search.shell import DATA_DIR, FOLDER, BadInput, clear_errors, progress
 
 
 @click.group()
@@ -39,13 +39,17 @@ def rq3(
 ) -> None:
     """Zero-shot search against random search: convergence, formation energies, known ground states, cost."""
     with clear_errors("finished candidates are kept: the same command goes on"):
+        from unimat_search.eval.parallel import load_relaxer
         from unimat_search.eval.report import markdown, plain_text
+        from unimat_search.registry import Spec
         from unimat_search.rq3 import GENERATORS, judged_tables
         from unimat_search.rq3 import reproduce as run_rq3
         from unimat_search.rq3_tables import footnotes, sections
 
         if data_dir is None:
             raise BadInput("the experiment needs the data sets; give their folder with --data-dir")
+        if judge:
+            load_relaxer(Spec.parse(judge))
         with progress("candidates") as on_progress:
             tables = run_rq3(
                 out,
@@ -66,7 +70,9 @@ def rq3(
 
 @click.command()
 @click.argument("run", type=FOLDER)
-@click.option("--out", type=FILE, help="File to write. [default: RUN/report.html]")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write. [default: RUN/report.html]"
+)
 def report(run: Path, out: Path | None) -> None:
     """Write one HTML file of a comparison or an experiment: tables, figures, structures; readable offline."""
     with clear_errors():

@@ -20,6 +20,13 @@ ACCEPTED = "CIF, extxyz, POSCAR (.vasp, POSCAR*, CONTCAR*), parquet, .res, or a 
 ElementSet = frozenset[str]
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file such that it is there whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
 def read_structures(
     path: Path, *, element_sets: Collection[ElementSet] | None = None
 ) -> Iterator[tuple[str, Structure]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.core import Composition, Structure
+from pymatgen.core import Structure
 
 from unimat_search.compare import RESULTS, SETTINGS, SUMMARY, CompareSettings, RunError, read_settings
 from unimat_search.eval import report
 from unimat_search.eval.metrics import lowest
 from unimat_search.eval.trials import Trials, collect, curve
-from unimat_search.files import read_structures
+from unimat_search.files import read_structures, write_whole
 from unimat_search.formula import parse_formula
 from unimat_search.records import Record
 from unimat_search.rq3 import RUN, TABLES
@@ -60,7 +60,8 @@ def write_report(folder: Path, out: Path) -> None:
         summary = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
         title = f"Comparison: {', '.join(settings.formulas[:4])}{' ...' if len(settings.formulas) > 4 else ''}"
         parts, notes = list(report.sections(summary)), report.footnotes(summary)
-    drawn = figures(records, settings)
+    known = {formula for formula, own in known_structures(settings).items() if own}
+    drawn = figures(records, settings, known)
     text = page(
         title=title,
         tables=parts,
@@ -70,9 +71,7 @@ def write_report(folder: Path, out: Path) -> None:
         run_file=(run / SETTINGS).read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
     )
-    partial = out.with_name(f"{out.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(out)
+    write_whole(out, text)
 
 
 def page(
@@ -94,7 +93,7 @@ def page(
         "Settings": f'<pre tabindex="0">{html.escape(run_file)}</pre>',
     }
     body = "".join(f'<section id="{name.lower()}"><h2>{name}</h2>{text}</section>' for name, text in blocks.items())
-    data = json.dumps({"figures": drawn, "structures": panels}, allow_nan=False).replace("</", "<\\/")
+    data = json.dumps({"figures": drawn, "structures": panels}, allow_nan=False).replace("<", "\\u003c")
     return Template(source.joinpath("report.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
         css=source.joinpath("report.css").read_text(encoding="utf-8"),
@@ -108,14 +107,16 @@ def page(
 
 def _table(title: str, rows: Sequence[report.Row]) -> str:
     head = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in rows[0])
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row.values()) + "</tr>" for row in rows
-    )
+    lines = "".join(f"<tr>{_cells([html.escape(str(value)) for value in row.values()])}</tr>" for row in rows)
     name = html.escape(title)
     return (
         f'<h3>{name}</h3><div class="scroll{" tall" if len(rows) > 20 else ""}" tabindex="0" role="region" '
         f'aria-label="{name}"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
     )
+
+
+def _cells(values: Sequence[str]) -> str:
+    return f'<th scope="row">{values[0]}</th>' + "".join(f"<td>{value}</td>" for value in values[1:])
 
 
 def _paragraphs(lines: Iterable[str]) -> str:
@@ -134,14 +135,21 @@ def _figure(figure: Figure) -> str:
 def _structures(panels: Sequence[Mapping[str, Any]]) -> str:
     options = "".join(f'<option value="{i}">{html.escape(panel["formula"])}</option>' for i, panel in enumerate(panels))
     return (
-        "<p>The lowest structure of each generator beside the known one. Drag to turn; all turn together.</p>"
+        "<p>The lowest structure of each generator beside the known one. Drag to turn, or use the arrow keys on one; "
+        "all turn together.</p>"
         f'<p><label>Composition <select id="composition">{options}</select></label></p>'
         '<div class="structures" id="scenes"></div>'
     )
 
 
-def figures(records: Sequence[Record], settings: CompareSettings) -> list[Figure]:
-    """Curves after k tries, distributions of energies and steps, convergence by composition."""
+def figures(records: Sequence[Record], settings: CompareSettings, known: Collection[str]) -> list[Figure]:
+    """Curves after k tries, distributions of energies and steps, convergence by composition.
+
+    Args:
+        records: Without structures.
+        settings: The run's.
+        known: Reduced formulas of the known structures.
+    """
     formulas = [parse_formula(text).reduced_formula for text in settings.formulas]
     trials = {
         name: collect([r for r in records if r.generator == name], formulas, settings.n) for name in settings.generators
@@ -183,12 +191,14 @@ def figures(records: Sequence[Record], settings: CompareSettings) -> list[Figure
         ),
         _heatmap(trials, formulas),
     ]
-    if any(one.found.any() for one in trials.values()):
+    rows = np.array([row for row, formula in enumerate(formulas) if formula in known], dtype=np.int64)
+    if len(rows):
         found = _curves(
             "found",
             "Known structure found",
-            "Share of compositions whose known structure is among the first k relaxed candidates, with 95 % bands.",
-            {name: curve(one.found_after().astype(float)) for name, one in trials.items()},
+            f"Share of the {len(rows)} compositions with a known structure where it is among the first k relaxed "
+            "candidates, with 95 % bands.",
+            {name: curve(one.take(rows).found_after().astype(float)) for name, one in trials.items()},
             "share of compositions",
         )
         drawn.insert(2, found)
@@ -286,28 +296,34 @@ def _translucent(colour: str) -> str:
 
 def structure_panels(records: Sequence[Record], settings: CompareSettings, store: Store) -> list[dict[str, Any]]:
     """For each composition, the known structure and each generator's lowest one, ready to draw."""
-    known = _known(settings)
+    known = known_structures(settings)
+    columns: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        columns.setdefault((record.reduced_formula, record.generator), []).append(record)
     panels = []
     for text in settings.formulas:
         formula = parse_formula(text).reduced_formula
+        best = {name: lowest(columns.get((formula, name), [])) for name in settings.generators}
+        matched = {one.match for one in best.values() if one and one.match}
+        own = known[formula]
         shown = [
             {"title": "known", "caption": name, "scene": scene(structure)}
-            for name, structure in known.get(Composition(formula).reduced_formula, ())[:1]
+            for name, structure in [one for one in own if one[0] in matched] or own[:1]
         ]
-        for generator in settings.generators:
-            best = lowest([r for r in records if (r.generator, r.reduced_formula) == (generator, formula)])
-            shown.append(_panel(generator, best, store))
-        panels.append({"formula": text, "panels": shown})
+        panels.append({"formula": text, "panels": [*shown, *(_panel(g, one, store) for g, one in best.items())]})
     return panels
 
 
-def _known(settings: CompareSettings) -> dict[str, list[tuple[str, Structure]]]:
-    """Known structures by reduced formula, if their file is still there."""
-    known: dict[str, list[tuple[str, Structure]]] = {}
+def known_structures(settings: CompareSettings) -> dict[str, list[tuple[str, Structure]]]:
+    """Named known structures of each reduced formula; none if their file is gone."""
+    formulas = [parse_formula(text) for text in settings.formulas]
+    known: dict[str, list[tuple[str, Structure]]] = {formula.reduced_formula: [] for formula in formulas}
+    names = {formula.cell(1).reduced_formula: formula.reduced_formula for formula in formulas}
     if settings.reference and Path(settings.reference).exists():
-        elements = {frozenset(parse_formula(text).amounts) for text in settings.formulas}
+        elements = {frozenset(formula.amounts) for formula in formulas}
         for name, structure in read_structures(Path(settings.reference), element_sets=elements):
-            known.setdefault(structure.composition.reduced_formula, []).append((name, structure))
+            if formula := names.get(structure.composition.reduced_formula):
+                known[formula].append((name, structure))
     return known
 
 

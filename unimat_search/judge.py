@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from unimat_search.compare import RESULTS, read_settings
 from unimat_search.eval.metrics import TIE, lowest
 from unimat_search.eval.parallel import load_relaxer, relax_chunks, usable_cores
-from unimat_search.eval.trials import estimate
+from unimat_search.eval.trials import estimate, share
+from unimat_search.files import write_whole
 from unimat_search.records import Outcome, Record, RelaxSettings
 from unimat_search.registry import Spec
 from unimat_search.store import Store
@@ -30,7 +32,7 @@ def judge_run(run: Path, formulas: Sequence[str], relaxer: str, cache: Path, *, 
         run: Folder of a comparison.
         formulas: Reduced formulas to judge.
         relaxer: The second potential.
-        cache: File of what it said before, by candidate.
+        cache: File of what it said before, by potential and candidate.
         workers: Processes; by default one for each usable core.
 
     Returns:
@@ -38,41 +40,43 @@ def judge_run(run: Path, formulas: Sequence[str], relaxer: str, cache: Path, *, 
         often both order two structures of one composition alike, where the first judge sees more than a tie.
     """
     settings = read_settings(run)
-    found: dict[str, dict[str, Record]] = {}
-    with Store(run / RESULTS, read_only=True) as store:
-        records = [record for record in store.records() if record.reduced_formula in formulas]
-        for formula in formulas:
-            best = {g: lowest([r for r in records if (r.reduced_formula, r.generator) == (formula, g)])
-                    for g in settings.generators}  # fmt: skip
-            found[formula] = {g: record for g, record in best.items() if record}
-        structures = {
-            record.key: store.record(record.key).final_structure for row in found.values() for record in row.values()
-        }
     spec = Spec.parse(relaxer)
-    energies = _energies(
-        {key: structure for key, structure in structures.items() if structure},
-        spec,
-        settings.relax,
-        cache,
-        workers or usable_cores(),
-    )
-    return {"potential": load_relaxer(spec).name, "compositions": len(formulas)} | verdicts(
-        found, energies, settings.generators
-    )
+    potential = load_relaxer(spec).name
+    with Store(run / RESULTS, read_only=True) as store:
+        found = _lowest(store, formulas, settings.generators)
+        structures = {
+            record.key: structure
+            for row in found.values()
+            for record in row.values()
+            if (structure := store.record(record.key).final_structure)
+        }
+    energies = _energies(structures, spec, potential, settings.relax, cache, workers or usable_cores())
+    return {"potential": potential, "compositions": len(formulas)} | verdicts(found, energies, settings.generators)
+
+
+def _lowest(store: Store, formulas: Sequence[str], generators: Sequence[str]) -> dict[str, dict[str, Record]]:
+    columns: dict[tuple[str, str], list[Record]] = {}
+    for record in store.records():
+        columns.setdefault((record.reduced_formula, record.generator), []).append(record)
+    best = {(formula, name): lowest(columns.get((formula, name), [])) for formula in formulas for name in generators}
+    return {f: {name: one for name in generators if (one := best[f, name]) is not None} for f in formulas}
 
 
 def _energies(
-    structures: Mapping[str, Structure], spec: Spec, relax: RelaxSettings, cache: Path, workers: int
+    structures: Mapping[str, Structure], spec: Spec, potential: str, relax: RelaxSettings, cache: Path, workers: int
 ) -> dict[str, float]:
     """Energy of each structure relaxed by the second judge, eV/atom; what did not converge is left out."""
-    said: dict[str, float | None] = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
+    all_said: dict[str, dict[str, float | None]] = (
+        json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
+    )
+    said = all_said.setdefault(potential, {})
     chunks = ((key, [structure]) for key, structure in structures.items() if key not in said)
     for key, (result,) in relax_chunks(spec, chunks, relax, workers=workers):
-        good = result.outcome is Outcome.CONVERGED and result.energy is not None
-        said[key] = result.energy / len(structures[key]) if good and result.energy is not None else None
-        partial = cache.with_suffix(".partial")
-        partial.write_text(json.dumps(said, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        partial.replace(cache)
+        if result.outcome is Outcome.RELAXER_FAILED:  # not the structure's fault: asked again the next time
+            continue
+        converged = result.outcome is Outcome.CONVERGED and result.energy is not None
+        said[key] = result.energy / len(structures[key]) if converged and result.energy is not None else None
+        write_whole(cache, json.dumps(all_said, indent=1, sort_keys=True) + "\n")
     return {key: energy for key, energy in said.items() if energy is not None and key in structures}
 
 
@@ -85,7 +89,7 @@ def verdicts(found: Lowest, energies: Mapping[str, float], generators: Sequence[
         generators: The first one is the reference of the others.
     """
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in generators[1:]}
-    orders: list[bool] = []
+    orders: list[tuple[int, int]] = []
     for row in found.values():
         both = {
             name: (record.energy_per_atom, energies[record.key])
@@ -98,21 +102,25 @@ def verdicts(found: Lowest, energies: Mapping[str, float], generators: Sequence[
                 if name in both:
                     ours, theirs = np.array(both[name]) - first
                     pairs[name].append((float(ours), float(theirs)))
-        for one, other in combinations(both.values(), 2):
-            if abs(one[0] - other[0]) > TIE:
-                orders.append((one[0] < other[0]) == (one[1] < other[1]))
+        clear = [(one, other) for one, other in combinations(both.values(), 2) if abs(one[0] - other[0]) > TIE]
+        orders.append((sum((one[0] < other[0]) == (one[1] < other[1]) for one, other in clear), len(clear)))
     return {
-        "same_order": estimate(np.array(orders, dtype=float)),
+        "same_order": estimate(np.array([pair for pair in orders if pair[1]]).reshape(-1, 2), _agreement),
         "generators": {name: _verdict(np.array(deltas).reshape(-1, 2)) for name, deltas in pairs.items()},
     }
 
 
-def _verdict(deltas: np.ndarray) -> dict[str, Any]:
+def _agreement(counts: NDArray[np.int64], axis: int) -> NDArray[np.float64]:
+    """Share of the pairs that agree, of (agreeing, counted) by composition."""
+    sums = counts.sum(axis)
+    return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+def _verdict(deltas: NDArray[np.float64]) -> dict[str, Any]:
     """Estimates under both judges. (c, 2)."""
-    reduced = (deltas < 0).astype(float)
     return {
         "ours": estimate(deltas[:, 0]),
         "theirs": estimate(deltas[:, 1]),
-        "reduced_ours": estimate(reduced[:, 0]),
-        "reduced_theirs": estimate(reduced[:, 1]),
+        "reduced_ours": share(deltas[:, 0] < 0),
+        "reduced_theirs": share(deltas[:, 1] < 0),
     }

@@ -5,18 +5,30 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.core import Composition, Structure
+from pymatgen.core import Structure
 
-from unimat_search.compare import RESULTS, SETTINGS, CompareSettings, RunError, run_comparison
-from unimat_search.eval.parallel import relax_chunks, usable_cores
-from unimat_search.eval.trials import Trials, above_best, collect, differences, estimate, rates, speed_up
-from unimat_search.files import read_structures
+from unimat_search.compare import RESULTS, SETTINGS, CompareSettings, RunError, read_settings, run_comparison
+from unimat_search.eval.parallel import load_relaxer, relax_chunks, usable_cores
+from unimat_search.eval.trials import (
+    Trials,
+    above_best,
+    collect,
+    common_budget,
+    differences,
+    estimate,
+    outcomes,
+    rates,
+    speed_up,
+)
+from unimat_search.files import read_structures, write_whole
+from unimat_search.formula import parse_formula
+from unimat_search.generation import load_generators
 from unimat_search.judge import judge_run
 from unimat_search.records import MatchSettings, Outcome, Record, RelaxSettings
 from unimat_search.registry import Spec
@@ -33,10 +45,9 @@ looser ones count distorted relatives too."""
 PAPER = {
     "source": "UniMat, arXiv:2311.09235, DFT",
     "composition_convergence_rate": {"airss:paper": 0.55, "unimat": 0.817},
-    "delta_e_f": {"unimat": -0.68},
-    "reduction_rate": {"unimat": 0.80},
+    "pairs": {"unimat against airss:paper": {"delta_e_f": -0.68, "reduction_rate": 0.80}},
 }
-"""AIRSS converged for 31,917 of 57,655 compositions; UniMat for 0.817, re-weighted. Differences are against AIRSS."""
+"""AIRSS converged for 31,917 of 57,655 compositions; UniMat for 0.817, re-weighted."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +73,9 @@ class Target:
     @property
     def formula(self) -> str:
         """The cell that is searched: that of the known structure."""
-        composition = Composition(self.reduced_formula)
-        symbols = "".join(f"{el.symbol}{int(n)}" for el, n in composition.items())
-        return f"{symbols}:{round(self.num_sites / composition.num_atoms)}"
+        unit = parse_formula(self.reduced_formula)
+        symbols = "".join(f"{symbol}{n}" for symbol, n in unit.amounts.items())
+        return f"{symbols}:{self.num_sites // unit.atoms_per_unit}"
 
     @property
     def groups(self) -> dict[str, str]:
@@ -130,7 +141,7 @@ def reproduce(
         RunError: If the data are missing, or the folder holds another run.
     """
     targets = read_targets(data_dir, compositions)
-    known = _known_structures(targets, data_dir, out)
+    known = _known_structures(targets, data_dir)
     settings = CompareSettings(
         formulas=tuple(target.formula for target in targets),
         generators=tuple(generators),
@@ -140,37 +151,48 @@ def reproduce(
         reference=str((out / KNOWN).resolve()),
         matcher=STRICT,
     )
+    load_generators(settings.generators)
+    load_relaxer(Spec.parse(relaxer))
     resume = (out / RUN / SETTINGS).is_file()
+    if resume:  # the folder may have been moved
+        settings = replace(settings, reference=read_settings(out / RUN).reference)
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_known(targets, known, out)
     run_comparison(settings, out / RUN, resume=resume, workers=workers, on_progress=on_progress)
     energies = _known_energies(out, known, Spec.parse(relaxer), settings.relax, workers or usable_cores())
     with Store(out / RUN / RESULTS, read_only=True) as store:
         tables = analyse(list(store.records()), targets, settings, energies)
-    (out / TABLES).write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
+    write_whole(out / TABLES, json.dumps(tables, indent=1) + "\n")
     return tables
 
 
-def _known_structures(targets: Sequence[Target], data_dir: Path, out: Path) -> dict[str, Structure]:
-    """The known structures by reduced formula, and a file of them that the run compares with."""
-    from ase.io import write
-    from pymatgen.io.ase import AseAtomsAdaptor
-
+def _known_structures(targets: Sequence[Target], data_dir: Path) -> dict[str, Structure]:
+    """The known structures by reduced formula, as the list writes it."""
     names = {target.material_id: target.reduced_formula for target in targets}
-    elements = {frozenset(el.symbol for el in Composition(formula)) for formula in names.values()}
+    elements = {frozenset(parse_formula(formula).amounts) for formula in names.values()}
     geometries = dict(read_structures(data_dir / GEOMETRIES, element_sets=elements))
     missing = [name for name in names if name not in geometries]
     if missing:
         raise RunError(f"{data_dir / GEOMETRIES} has no {missing[0]}")
-    out.mkdir(parents=True, exist_ok=True)
-    if not (out / KNOWN).exists():
-        images = []
-        for name in names:
-            atoms = AseAtomsAdaptor.get_atoms(geometries[name], msonable=False)
-            atoms.info = {"name": name}
-            images.append(atoms)
-        partial = out / f"partial-{KNOWN}"
-        write(partial, images)
-        partial.replace(out / KNOWN)
     return {formula: geometries[name] for name, formula in names.items()}
+
+
+def _write_known(targets: Sequence[Target], known: Mapping[str, Structure], out: Path) -> None:
+    """The file of known structures that a new run compares with; what was there is of another run."""
+    from ase.io import write
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    images = []
+    for target in targets:
+        atoms = AseAtomsAdaptor.get_atoms(known[target.reduced_formula], msonable=False)
+        atoms.info = {"name": target.material_id}
+        images.append(atoms)
+    for name in (KNOWN_ENERGIES, JUDGED, TABLES):
+        (out / name).unlink(missing_ok=True)
+    partial = out / f"partial-{KNOWN}"
+    write(partial, images)
+    partial.replace(out / KNOWN)
 
 
 def _known_energies(
@@ -188,7 +210,7 @@ def _known_energies(
         if result.outcome is Outcome.CONVERGED and result.energy is not None
     }
     energies = {formula: energies[formula] for formula in known if formula in energies}
-    file.write_text(json.dumps(energies, indent=1) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(energies, indent=1) + "\n")
     return energies
 
 
@@ -203,12 +225,12 @@ def analyse(
         settings: Its settings.
         energies: Of the known structures, eV/atom.
     """
-    formulas = [Composition(target.reduced_formula).reduced_formula for target in targets]
+    formulas = [parse_formula(target.reduced_formula).reduced_formula for target in targets]
     known = np.array([energies.get(target.reduced_formula, np.nan) for target in targets])
     trials = {
         name: collect([r for r in records if r.generator == name], formulas, settings.n) for name in settings.generators
     }
-    budget = np.min([one.seconds.sum(-1) for one in trials.values()], axis=0)
+    budget = common_budget(trials)
     groups = [target.groups for target in targets]
     return {
         "targets": [
@@ -217,13 +239,14 @@ def analyse(
         "settings": json.loads(json.dumps(asdict(settings))),
         "paper": PAPER,
         "equal_structures": _table(trials, known),
-        "equal_seconds": _table({name: one.within(budget) for name, one in trials.items()}, known),
+        "equal_seconds": _outcomes({name: one.within(budget) for name, one in trials.items()}, known),
         "by": {
             column: {
                 value: _table(_part(trials, groups, column, value), known[_rows(groups, column, value)])
-                for value in sorted({group[column] for group in groups})
+                for value in values
             }
             for column in groups[0]
+            if len(values := sorted({group[column] for group in groups})) > 1
         },
         "pairs": {
             f"{ours} against {theirs}": differences(trials[ours], trials[theirs])
@@ -248,11 +271,22 @@ def _part(
 def _table(trials: Mapping[str, Trials], known: NDArray[np.float64]) -> dict[str, Any]:
     """Each generator's rates, and its differences from the first one."""
     reference = next(iter(trials.values()))
+    table = _outcomes(trials, known)
+    for name, one in trials.items():
+        table[name] |= rates(one, known)
+        if one is not reference:
+            table[name]["speed_up"] = speed_up(one, reference, known)
+    return table
+
+
+def _outcomes(trials: Mapping[str, Trials], known: NDArray[np.float64]) -> dict[str, Any]:
+    """What each generator reached by composition, and its differences from the first one."""
+    reference = next(iter(trials.values()))
     above = above_best(trials, known)
     return {
-        name: rates(one, known)
+        name: outcomes(one, known)
         | {"above_best": estimate(above[name][np.isfinite(above[name])])}
-        | (differences(one, reference) | {"speed_up": speed_up(one, reference, known)} if one is not reference else {})
+        | (differences(one, reference) if one is not reference else {})
         for name, one in trials.items()
     }
 
@@ -305,8 +339,10 @@ def _finite(value: float) -> float | None:
 def judged_tables(
     out: Path, tables: dict[str, Any], relaxer: str, count: int, *, workers: int | None = None
 ) -> dict[str, Any]:
-    """Tables with the verdict of a second potential on the lowest structures of the first `count` compositions."""
-    formulas = [Composition(target["reduced_formula"]).reduced_formula for target in tables["targets"][:count]]
+    """Tables with a second potential's verdict on the lowest structures of `count` compositions, drawn at random."""
+    targets = tables["targets"]
+    chosen = np.random.default_rng(0).permutation(len(targets))[:count]
+    formulas = [parse_formula(targets[row]["reduced_formula"]).reduced_formula for row in sorted(chosen)]
     judged = tables | {"judge": judge_run(out / RUN, formulas, relaxer, out / JUDGED, workers=workers)}
-    (out / TABLES).write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
+    write_whole(out / TABLES, json.dumps(judged, indent=1) + "\n")
     return judged

@@ -128,10 +128,11 @@ class TaskQueue:
         if task is None:
             return False
         owner = OpenTask(task, round_size(self._generators[task.generator], task.n))
-        records = self._store.task_records(task)
+        rounds = list(chunked(self._store.task_records(task), owner.round_size))
+        while rounds and all(record.outcome is Outcome.GENERATOR_FAILED for record in rounds[-1]):
+            rounds.pop()  # it is asked again: it may have been repaired
         self._open.append(owner)
-        if not all(record.outcome is Outcome.GENERATOR_FAILED for record in records):  # else it is asked again
-            self._take_in(owner, records)
+        self._take_in(owner, [record for part in rounds for record in part])
         return True
 
     def _generation_job(self, owner: OpenTask, order: Order) -> Job[Any, Any, Any] | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unimat_search.protocol import Relaxer, StructureGenerator
+from unimat_search.protocol import LearningGenerator, Relaxer, StructureGenerator
 from unimat_search.records import FailedAttempt, Outcome, Relaxation, RelaxSettings
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def check_generator(generator: StructureGenerator, cell_formula: str = "Na2Cl2",
 
     `n` attempts come; each is an ordered structure of the very composition with finite coordinates, or a
     `FailedAttempt`, and at least one is a structure; the same seed gives the same, another seed another; the
-    composition handed in is left as it was.
+    composition handed in is left as it was. One that learns has seen nothing before.
 
     Raises:
         AssertionError: If any of this does not hold.
@@ -36,7 +36,13 @@ def check_generator(generator: StructureGenerator, cell_formula: str = "Na2Cl2",
 
     _require(isinstance(generator, StructureGenerator), "a method generate(composition, n, *, seed)", generator)
     composition = Composition(cell_formula)
-    attempts = list(generator.generate(composition, n, seed=1))
+
+    def ask(seed: int) -> list[Structure | FailedAttempt]:
+        if isinstance(generator, LearningGenerator):
+            generator.observe(())
+        return list(generator.generate(composition, n, seed=seed))
+
+    attempts = ask(1)
     _require(composition == Composition(cell_formula), "the composition handed in left as it was", composition)
     _require(len(attempts) == n, f"{n} attempts", len(attempts))
     for attempt in attempts:
@@ -48,9 +54,9 @@ def check_generator(generator: StructureGenerator, cell_formula: str = "Na2Cl2",
         _require(structure.composition == composition, composition.formula, structure.composition.formula)
         finite = np.isfinite(structure.frac_coords).all() and np.isfinite(structure.lattice.matrix).all()
         _require(bool(finite), "finite coordinates and cell vectors", structure.lattice)
-    again = list(generator.generate(composition, n, seed=1))
+    again = ask(1)
     _require(_same(attempts, again), "the same structures for the same seed", "others")
-    other = list(generator.generate(composition, n, seed=2))
+    other = ask(2)
     _require(not _same(attempts, other), "other structures for another seed", "the same")
 
 

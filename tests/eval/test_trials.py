@@ -10,6 +10,7 @@ from unimat_search.eval.trials import (
     Trials,
     above_best,
     collect,
+    common_budget,
     curve,
     differences,
     estimate,
@@ -77,7 +78,7 @@ def test_rates_of_a_hand_made_case() -> None:
 def test_compositions_without_a_known_energy_are_left_out_of_what_is_known() -> None:
     mine = trials([[0.0], [5.0]], found=[[1], [0]])
     got = rates(mine, np.array([0.0, np.nan]))
-    assert got["found_at_1"] == {"value": 1.0, "interval": (1.0, 1.0), "n": 1}
+    assert got["found_at_1"] == {"value": 1.0, "interval": pytest.approx((0.2065, 1.0), abs=1e-4), "n": 1}  # Wilson
     assert got["composition_convergence_rate"]["n"] == 2
 
 
@@ -105,6 +106,23 @@ def test_a_budget_of_seconds_counts_what_was_done_in_it() -> None:
     cut = mine.within(np.array([2.0, 3.0]))
     assert cut.lowest.tolist() == [2.0, 1.0]
     assert cut.found.any(-1).tolist() == [False, True]
+    assert cut.seconds.sum(-1).tolist() == [2.0, 3.0]
+
+
+def test_the_cheapest_generator_keeps_all_its_tries() -> None:
+    """Whatever the rounding of its sum."""
+    cheap, dear = random_trials(1, 50, 50), trials([[0.0] * 50] * 50, seconds=2.0)
+    budget = common_budget({"cheap": cheap, "dear": dear})
+    assert (cheap.within(budget).converged == cheap.converged).all()
+    assert not dear.within(budget).converged.all()
+
+
+def test_a_generator_that_failed_sets_no_budget() -> None:
+    broken = trials([[INF, INF]], seconds=0.0)
+    broken.n_steps[:] = 0
+    working = trials([[1.0, 2.0]])
+    assert common_budget({"broken": broken, "working": working}).tolist() == [2.0]
+    assert common_budget({"broken": broken}).tolist() == [INF]
 
 
 def test_speed_up_is_a_ratio_of_tries() -> None:

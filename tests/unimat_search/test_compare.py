@@ -439,6 +439,23 @@ def test_a_repaired_generator_is_asked_again(tmp_path: Path, monkeypatch: pytest
     assert repaired["overall"]["late_plugin:Uniform"]["failures"].get("generator_failed") is None
 
 
+def test_a_learner_that_was_missing_for_a_while_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds that failed for want of the generator are asked for again."""
+    monkeypatch.chdir(tmp_path)
+    settings = replace(EMT, formulas=("Al4",), generators=("airss", "late_learner:Learner"), formula_units="", n=7)
+    plug_in = tmp_path / "late_learner.py"
+    plug_in.write_text("from tests.plugins import Learner")
+    run_comparison(settings, tmp_path / "run", workers=1)
+    whole = rows(tmp_path / "run")
+    with sqlite3.connect(tmp_path / "run" / "results.sqlite") as store:
+        store.execute(
+            "UPDATE candidates SET outcome = 'generator_failed', initial_structure = NULL "
+            "WHERE \"index\" >= 3 AND generator LIKE 'late%'"
+        )
+    run_comparison(settings, tmp_path / "run", resume=True, workers=1)
+    assert [replace(r, valid=True) for r in rows(tmp_path / "run")] == [replace(r, valid=True) for r in whole]
+
+
 def test_another_version_is_a_warning_on_resume(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = replace(EMT, formulas=("Al",), generators=("airss",), n=1)
     run_comparison(settings, tmp_path / "run", workers=1)

@@ -153,6 +153,11 @@ def test_a_browser_draws_every_figure(report: Path, browser: Any, scheme: str, w
     page.mouse.up()
     page.wait_for_function(f"{cameras}.every(x => x !== 0.3)")
 
+    eye = page.evaluate(cameras)[0]
+    page.locator(".scene").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"{cameras}.every(x => Math.abs(x - {eye}) > 0.01)")
+
     page.focus("#composition")
     page.keyboard.press("ArrowDown")
     page.wait_for_function("document.querySelector('#composition').value === '1' && shown.length === 1")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from unimat_search.cli import main
 from unimat_search.compare import RunError
 from unimat_search.judge import verdicts
 from unimat_search.records import Outcome, Record
-from unimat_search.rq3 import Target, read_targets, reproduce
+from unimat_search.registry import PluginError
+from unimat_search.rq3 import Target, judged_tables, read_targets, reproduce
 
 CRYSTALS = {
     "Cu": ("k-1", Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.6), ["Cu"], [[0.0, 0, 0]])),
@@ -138,7 +140,7 @@ def test_another_experiment_is_not_mixed_in(experiment: Path, data_dir: Path) ->
 
 def test_the_command_prints_and_writes_the_tables(data_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "rq3"
-    command = ["reproduce", "rq3", "--data-dir", str(data_dir), "--out", str(out), "--compositions", "2", "-n", "3"]
+    command = ["reproduce", "rq3", "--data-dir", str(data_dir), "--out", str(out), "--compositions", "3", "-n", "3"]
     options = ["--generator", "airss", "--generator", "tests.plugins:Uniform", "--relaxer", "emt"]
     result = CliRunner().invoke(main, [*command, *options, "--judge", "emt", "--judged", "2", "--workers", "1"])
     assert result.exit_code == 0, result.output
@@ -147,7 +149,7 @@ def test_the_command_prints_and_writes_the_tables(data_dir: Path, tmp_path: Path
         "Convergence, 3 structures",
         "Known ground states",
         "Equal seconds",
-        "Every pair",
+        "every pair",
         "By atoms",
         "judge",
     ):
@@ -158,6 +160,40 @@ def test_the_command_prints_and_writes_the_tables(data_dir: Path, tmp_path: Path
     missing = CliRunner().invoke(main, ["reproduce", "rq3", "--data-dir", str(tmp_path), "--out", str(out)])
     assert missing.exit_code == 2
     assert "rq3.csv is missing" in missing.output
+
+
+def test_what_cannot_run_leaves_nothing_behind(data_dir: Path, tmp_path: Path) -> None:
+    command = ["reproduce", "rq3", "--data-dir", str(data_dir), "--out", str(tmp_path / "rq3"), "-n", "2"]
+    for options in (["--generator", "airsss"], ["--relaxer", "no_such:thing"], ["--judge", "no_such:thing"]):
+        result = CliRunner().invoke(main, [*command, *options])
+        assert result.exit_code == 2, result.output
+        assert not (tmp_path / "rq3").exists()
+
+
+def test_one_generator_alone_has_no_pairs(data_dir: Path, tmp_path: Path) -> None:
+    command = ["reproduce", "rq3", "--data-dir", str(data_dir), "--out", str(tmp_path / "rq3"), "-n", "2"]
+    result = CliRunner().invoke(main, [*command, "--generator", "airss", "--relaxer", "emt", "--compositions", "1"])
+    assert result.exit_code == 0, result.output
+    assert "every pair" not in result.output
+
+
+def test_a_moved_experiment_goes_on(experiment: Path, data_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(experiment, tmp_path / "moved")
+    before = json.loads((experiment / "rq3.json").read_text())
+    reproduce(tmp_path / "moved", data_dir, **OPTIONS)
+    assert timeless(json.loads((tmp_path / "moved" / "rq3.json").read_text())) == timeless(before)
+
+
+def test_each_judge_has_its_own_verdicts(experiment: Path, tmp_path: Path) -> None:
+    shutil.copytree(experiment, tmp_path / "judged")
+    tables = json.loads((tmp_path / "judged" / "rq3.json").read_text())
+    with pytest.raises(PluginError):
+        judged_tables(tmp_path / "judged", tables, "no_such:thing", 3, workers=1)
+    first = judged_tables(tmp_path / "judged", tables, "emt", 3, workers=1)["judge"]
+    again = judged_tables(tmp_path / "judged", tables, "emt", 3, workers=1)["judge"]
+    assert first == again
+    assert first["generators"]["tests.plugins:Uniform"]["ours"]["n"] > 0
+    assert list(json.loads((tmp_path / "judged" / "judged.json").read_text())) == [first["potential"]]
 
 
 def test_two_judges_of_a_hand_made_case() -> None:
@@ -173,6 +209,7 @@ def test_two_judges_of_a_hand_made_case() -> None:
     second = {"a/Al": 10.0, "b/Al": 9.5, "a/Cu": 10.0, "b/Cu": 10.2, "a/Ni": 1.0, "b/Ni": 0.0}
     got = verdicts(found, second, ("a", "b"))
     assert got["same_order"]["value"] == 0.5
+    assert got["same_order"]["n"] == 2, "compositions, not pairs"
     assert got["generators"]["b"]["ours"]["value"] == pytest.approx((-1.0 - 0.5 + 0.001) / 3)
     assert got["generators"]["b"]["theirs"]["value"] == pytest.approx((-0.5 + 0.2 - 1.0) / 3)
     assert got["generators"]["b"]["reduced_theirs"]["value"] == pytest.approx(2 / 3)

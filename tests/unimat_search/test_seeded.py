@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from unimat_search.testing import check_generator
 CELL = Composition("Na2Cl2")
 
 
-@lru_cache
 def search(arms: str, **options: Any) -> SeededSearch:
     return SeededSearch(arms=arms, model={"steps": 8}, **options)
 
@@ -49,13 +47,47 @@ def structures(generator: SeededSearch, n: int, *, seed: int) -> list[Structure]
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_keeps_the_contract_before_and_after_it_has_seen_anything(arm: str) -> None:
-    generator = search(arm)
-    generator.observe(())
+    generator = search(arm, adapt=False)
     check_generator(generator, "Na2Cl2")
     first = structures(generator, 4, seed=0)
     generator.observe(relaxed(first, [-10.0, -9.0, -8.0, -7.0]))
-    check_generator(generator, "Na2Cl2")
-    assert {one.properties["origin"] for one in structures(generator, 4, seed=3)} == {arm}
+    made = structures(generator, 4, seed=3)
+    assert {one.properties["origin"] for one in made} == {arm}
+    assert all(one.composition == CELL for one in made)
+    assert structures(generator, 4, seed=3) == made
+    assert structures(generator, 4, seed=4) != made
+
+
+def test_an_arm_that_cannot_make_anything_is_charged() -> None:
+    """Its failures say whose they are, and its share falls."""
+    generator = search("cell airss", airss={"separation": 9.0, "slack_growth": 0.0})
+    generator.observe(())
+    made = list(generator.generate(CELL, 4, seed=0))
+    failed = [one for one in made if isinstance(one, FailedAttempt)]
+    assert {one.origin for one in failed} == {"cell", "airss"}
+    record = relaxed([Structure(np.eye(3), ["Na"], [[0, 0, 0]])], [-1.0])[0]
+    failure = replace(record, origin="airss", outcome=Outcome.GENERATOR_FAILED, final_structure=None, energy=None)
+    first, second = shares([failure] * 8, ("cell", "airss"))
+    assert first > second
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"rounds": 0}, "rounds must be a whole number of 4 or more, got 0"),
+        ({"rounds": 3}, "rounds must be a whole number of 4 or more, got 3"),
+        ({"rounds": 0, "adapt": False}, "rounds must be a whole number of 1 or more, got 0"),
+        ({"adapt": "no"}, "adapt must be true or false, got 'no'"),
+        ({"repair": 1.0}, "repair must be a time from 0 to less than 1, got 1.0"),
+        ({"hop": [0.5, -1]}, "hop must be a time from 0 to less than 1, got -1"),
+        ({"hop": "abc"}, "hop must be a time"),
+        ({"hop": []}, "hop must name a time"),
+        ({"shake": -1.0}, "amplitude must be 0 or more"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        SeededSearch(**options)
 
 
 @pytest.mark.parametrize("arm", ["hop", "shake"])

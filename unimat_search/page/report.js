@@ -47,6 +47,7 @@ function sceneTraces(scene) {
 }
 
 let shown = [];
+let drawing = 0;
 
 function scenePanel(panel) {
   const figure = document.createElement("figure");
@@ -56,13 +57,15 @@ function scenePanel(panel) {
   if (!panel.scene) return { figure };
   const element = document.createElement("div");
   element.className = "scene";
-  element.setAttribute("role", "img");
-  element.setAttribute("aria-label", `${panel.title}: ${panel.caption}`);
+  element.tabIndex = 0;
+  element.setAttribute("role", "application");
+  element.setAttribute("aria-label", `${panel.title}: ${panel.caption}. Arrow keys turn it.`);
   figure.prepend(element);
   return { figure, element, scene: panel.scene };
 }
 
 async function drawStructures(index) {
+  const mine = ++drawing;
   shown.forEach((element) => Plotly.purge(element));
   const panels = report.structures[index].panels.map(scenePanel);
   document.getElementById("scenes").replaceChildren(...panels.map((panel) => panel.figure));
@@ -79,8 +82,30 @@ async function drawStructures(index) {
       },
     });
     await Plotly.newPlot(element, sceneTraces(scene), layout, config);
+    if (mine !== drawing) {
+      Plotly.purge(element);
+      return;
+    }
+    element.addEventListener("keydown", (event) => turnByKey(element, event));
     element.on("plotly_relayout", (change) => turnOthers(element, change["scene.camera"]));
   }
+}
+
+const turns = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+
+function turnByKey(element, event) {
+  const turn = turns[event.key];
+  if (!turn) return;
+  event.preventDefault();
+  const camera = structuredClone(element._fullLayout.scene._scene.getCamera());
+  const { x, y, z } = camera.eye;
+  const radius = Math.hypot(x, y, z);
+  const around = Math.atan2(y, x) + 0.2 * turn[0];
+  const up = Math.min(1.5, Math.max(-1.5, Math.asin(z / radius) + 0.2 * turn[1]));
+  camera.eye = {
+    x: radius * Math.cos(up) * Math.cos(around), y: radius * Math.cos(up) * Math.sin(around), z: radius * Math.sin(up),
+  };
+  Plotly.relayout(element, { "scene.camera": camera });
 }
 
 let turning = false;
