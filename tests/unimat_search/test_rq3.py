@@ -150,7 +150,7 @@ def test_the_command_prints_and_writes_the_tables(data_dir: Path, tmp_path: Path
         "Known ground states",
         "Equal seconds",
         "every pair",
-        "By atoms",
+        "By elements",
         "judge",
     ):
         assert title in text
