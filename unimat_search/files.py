@@ -34,7 +34,8 @@ def read_structures(
 
     Args:
         path: The file or folder. A parquet file has the columns `numbers`, `frac_coords` (flattened),
-            `cell` (flattened row vectors, angstrom) and, for names, `material_id`.
+            `cell` (flattened row vectors, angstrom) and, for names, `material_id`. Frames of an extxyz file may have
+            the key `name` or `material_id`.
         element_sets: Read only structures whose set of elements is one of these.
 
     Raises:
@@ -80,7 +81,8 @@ def read_file(file: Path, element_sets: Collection[ElementSet] | None = None) ->
             from ase.io import iread
 
             for index, atoms in enumerate(iread(file, index=":", format="extxyz")):
-                yield f"{file.stem}-{index}", structure_from_atoms(atoms)
+                name = atoms.info.get("name") or atoms.info.get("material_id") or f"{file.stem}-{index}"
+                yield str(name), structure_from_atoms(atoms)
         case ".cif":
             from pymatgen.io.cif import CifParser
 

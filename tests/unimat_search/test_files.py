@@ -103,3 +103,12 @@ def test_res_files_are_read_by_others(tmp_path: Path) -> None:
     assert provider.appearances == 1
     assert provider.structure.matches(SALT)
     assert read(path).get_volume() == pytest.approx(SALT.volume, rel=1e-6)
+
+
+def test_frames_with_a_name_keep_it(tmp_path: Path) -> None:
+    atoms = Atoms("Fe2", scaled_positions=IRON.frac_coords, cell=IRON.lattice.matrix, pbc=True)
+    named, listed = atoms.copy(), atoms.copy()
+    named.info["name"] = "ferrite"
+    listed.info["material_id"] = "mp-13"
+    write(tmp_path / "iron.extxyz", [atoms, named, listed])
+    assert [name for name, _ in read_structures(tmp_path / "iron.extxyz")] == ["iron-0", "ferrite", "mp-13"]
