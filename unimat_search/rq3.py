@@ -90,7 +90,9 @@ class Target:
 
 
 def read_targets(data_dir: Path, count: int | None = None) -> list[Target]:
-    """The compositions, or `count` of them drawn with a fixed seed; fewer are a part of more.
+    """The compositions in an order drawn with a fixed seed, or the first `count` of them.
+
+    So what is finished of a run is a random sample of it.
 
     Raises:
         RunError: If the data folder lacks them, or has fewer.
@@ -109,7 +111,7 @@ def read_targets(data_dir: Path, count: int | None = None) -> list[Target]:
     if count is not None and count > len(targets):
         raise RunError(f"there are {len(targets)} compositions, not {count}")
     order = np.random.default_rng(0).permutation(len(targets))
-    return [targets[index] for index in sorted(order[:count])]
+    return [targets[index] for index in order[:count]]
 
 
 def reproduce(
@@ -339,10 +341,8 @@ def _finite(value: float) -> float | None:
 def judged_tables(
     out: Path, tables: dict[str, Any], relaxer: str, count: int, *, workers: int | None = None
 ) -> dict[str, Any]:
-    """Tables with a second potential's verdict on the lowest structures of `count` compositions, drawn at random."""
-    targets = tables["targets"]
-    chosen = np.random.default_rng(0).permutation(len(targets))[:count]
-    formulas = [parse_formula(targets[row]["reduced_formula"]).reduced_formula for row in sorted(chosen)]
+    """Tables with a second potential's verdict on the lowest structures of the first `count` compositions."""
+    formulas = [parse_formula(target["reduced_formula"]).reduced_formula for target in tables["targets"][:count]]
     judged = tables | {"judge": judge_run(out / RUN, formulas, relaxer, out / JUDGED, workers=workers)}
     write_whole(out / TABLES, json.dumps(judged, indent=1) + "\n")
     return judged
