@@ -45,7 +45,7 @@ def footnotes(tables: Mapping[str, Any]) -> str:
     lines = [
         f"{len(tables['targets'])} compositions of MP-20's test split that no training set of the models holds, in the "
         f"cell of their known ground state; relaxed by {settings['relaxer']}: fmax {relax['fmax']} eV/angstrom, at "
-        f"most {relax['max_steps']} steps; seed {settings['seed']}.",
+        f"most {relax['max_steps']} steps and {relax['time_limit']:.0f} s; seed {settings['seed']}.",
         "Brackets: 95 % intervals over compositions, Wilson's for shares of them, else by bootstrap.",
         "delta E_f: eV/atom between the lowest structures, of the compositions where both converged; reduced: share of "
         f"these where it is negative; clearly: of those that differ by more than {1000 * TIE:.0f} meV/atom; p: "
