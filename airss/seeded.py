@@ -19,7 +19,7 @@ from unimat_search.airss.settings import BuildSettings
 from unimat_search.airss.symmetry import orders
 from unimat_search.files import read_structures
 from unimat_search.records import FailedAttempt
-from unimat_search.seeds import candidate_stream
+from unimat_search.seeds import candidate_stream, random_in_shell
 
 FloatArray = NDArray[np.float64]
 
@@ -343,9 +343,8 @@ def _displacement(line: SpeciesLine, rng: np.random.Generator) -> FloatArray:
     """From the given place, Cartesian, angstrom. (3,)."""
     if max(line.box) >= 0:
         return np.asarray(np.clip(line.box, 0, None) * rng.uniform(-0.5, 0.5, 3))
-    low, high = (max(reach, 0.0) ** 3 for reach in line.reach)
-    direction = rng.normal(size=3)
-    return np.asarray(direction / np.linalg.norm(direction) * rng.uniform(low, high) ** (1 / 3))
+    low, high = (max(reach, 0.0) for reach in line.reach)
+    return random_in_shell(rng, low, high)
 
 
 def _build(draws: Sequence[Draw | FailedAttempt]) -> list[Structure | FailedAttempt]:

@@ -23,6 +23,7 @@ import pyarrow.parquet
 from pymatgen.core import Structure
 
 from unimat_search.eval.metrics import wilson_interval
+from unimat_search.files import write_extxyz
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -37,9 +38,6 @@ def main() -> None:
 @click.argument("out", type=FOLDER)
 def pick(data: Path, out: Path) -> None:
     """Draw 30 known crystals, with seed 0."""
-    from ase.io import write
-    from pymatgen.io.ase import AseAtomsAdaptor
-
     by_elements: dict[int, list[tuple[str, Structure]]] = {2: [], 3: []}
     for row in pyarrow.parquet.read_table(data / "cspbench" / "cspbench.parquet").to_pylist():
         with warnings.catch_warnings():
@@ -59,16 +57,12 @@ def pick(data: Path, out: Path) -> None:
                 own.setdefault(structure.composition.reduced_formula, (name, structure))
         chosen |= own
     out.mkdir(parents=True)
-    images = []
-    for name, structure in chosen.values():
-        image = AseAtomsAdaptor.get_atoms(structure, msonable=False)
-        image.info = {"name": name}
-        images.append(image)
+    for _, structure in chosen.values():
         unit, units = structure.composition.get_integer_formula_and_factor()
         with (out / "formulas.txt").open("a") as lines:
             lines.write(f"{unit}:{round(units)}\n")
-    write(out / "known.extxyz", images)
-    click.echo(f"{len(images)} crystals in {out}")
+    write_extxyz(out / "known.extxyz", list(chosen.values()))
+    click.echo(f"{len(chosen)} crystals in {out}")
 
 
 @main.command()

@@ -18,12 +18,10 @@ from pathlib import Path
 
 import click
 import numpy as np
-from ase.io import write
 from pymatgen.core import Composition
-from pymatgen.io.ase import AseAtomsAdaptor
 
 from unimat_search.eval.trials import collect, first_success
-from unimat_search.files import read_structures
+from unimat_search.files import read_structures, write_extxyz
 from unimat_search.records import Record
 from unimat_search.store import Store
 
@@ -52,12 +50,8 @@ def pick(data: Path, out: Path, count: int, max_sites: int) -> None:
     names = {row["material_id"] for row in rows}
     sets = {frozenset(el.symbol for el in Composition(row["reduced_formula"])) for row in rows}
     out.mkdir(parents=True)
-    images = []
-    for name, structure in read_structures(data / "mp_20" / "test.parquet", element_sets=sets):
-        if name in names:
-            images.append(AseAtomsAdaptor.get_atoms(structure, msonable=False))
-            images[-1].info = {"name": name}
-    write(out / "known.extxyz", images)
+    found = read_structures(data / "mp_20" / "test.parquet", element_sets=sets)
+    write_extxyz(out / "known.extxyz", [(name, structure) for name, structure in found if name in names])
     lines = [f"{row['reduced_formula']}:{_units(row)}\n" for row in rows]
     (out / "formulas.txt").write_text("".join(lines), encoding="utf-8")
     click.echo(f"{len(rows)} compositions in {out}")

@@ -33,6 +33,14 @@ def rate(successes: int, trials: int) -> float | None:
     return successes / trials if trials else None
 
 
+def by_column(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Records by reduced formula and generator, each in the order given."""
+    columns: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        columns.setdefault((record.reduced_formula, record.generator), []).append(record)
+    return columns
+
+
 def lowest(records: Iterable[Record]) -> Record | None:
     """The converged record with the lowest energy per atom; the earlier one of equals."""
     converged = [record for record in records if record.converged and record.energy_per_atom is not None]

@@ -135,18 +135,18 @@ def _row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
         "n": values["n_generated"],
         "valid": values["n_valid"],
         "converged": values["n_converged"],
-        "rate": _rate(values["convergence_rate"], values["convergence_rate_interval"]),
-        "E_f lowest": _number(values["formation_energy_per_atom"]),
-        "E_f median": _number(values["median_formation_energy_per_atom"]),
-        "delta E_f": _number(values["delta_e_f"]),
-        "steps": _number(values["median_n_steps"], 0),
+        "rate": with_interval(values["convergence_rate"], values["convergence_rate_interval"]),
+        "E_f lowest": number(values["formation_energy_per_atom"]),
+        "E_f median": number(values["median_formation_energy_per_atom"]),
+        "delta E_f": number(values["delta_e_f"]),
+        "steps": number(values["median_n_steps"], 0),
         **_seconds(values),
     }
     if summary["matcher"] and "found" in values:
         row |= {
             "found": f"{values['n_matched']} of {values['n_generated']}",
             "first": values["first_match"] or "-",
-            "rms_dist": _number(values["rms_dist"]),
+            "rms_dist": number(values["rms_dist"]),
         }
     elif summary["matcher"]:
         row |= {"found": "unknown", "first": "-", "rms_dist": "-"}
@@ -157,49 +157,52 @@ def _units_row(values: Mapping[str, Any]) -> Row:
     return {
         "n": values["n_generated"],
         "converged": values["n_converged"],
-        "E_f lowest": _number(values["formation_energy_per_atom"]),
-        "steps": _number(values["median_n_steps"], 0),
+        "E_f lowest": number(values["formation_energy_per_atom"]),
+        "steps": number(values["median_n_steps"], 0),
     }
 
 
 def _overall_row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
     row = {
         "n": values["n_generated"],
-        "structures converged": _rate(values["convergence_rate"], values["convergence_rate_interval"]),
-        "compositions converged": _rate(
+        "structures converged": with_interval(values["convergence_rate"], values["convergence_rate_interval"]),
+        "compositions converged": with_interval(
             values["composition_convergence_rate"], values["composition_convergence_rate_interval"]
         ),
         "pairs": values["n_pairs"],
-        "delta E_f mean": _number(values["delta_e_f"]),
-        "median": _number(values["median_delta_e_f"]),
-        "reduced": _rate(values["reduction_rate"], values["reduction_rate_interval"]),
-        "tied": _rate(values["tie_rate"], None),
-        "steps": _number(values["median_n_steps"], 0),
+        "delta E_f mean": number(values["delta_e_f"]),
+        "median": number(values["median_delta_e_f"]),
+        "reduced": with_interval(values["reduction_rate"], values["reduction_rate_interval"]),
+        "tied": with_interval(values["tie_rate"], None),
+        "steps": number(values["median_n_steps"], 0),
         **_seconds(values),
     }
     if summary["matcher"]:
         row |= {
-            "found": _rate(values.get("match_rate"), values.get("match_rate_interval")),
-            "rms_dist": _number(values.get("rms_dist")),
+            "found": with_interval(values.get("match_rate"), values.get("match_rate_interval")),
+            "rms_dist": number(values.get("rms_dist")),
         }
     return row
 
 
 def _seconds(values: Mapping[str, Any]) -> Row:
     return {
-        "s/gen": _number(values["generate_seconds_per_structure"]),
-        "s/relax": _number(values["relax_seconds_per_structure"], 2),
+        "s/gen": number(values["generate_seconds_per_structure"]),
+        "s/relax": number(values["relax_seconds_per_structure"], 2),
     }
 
 
-def _number(value: float | None, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for a table, or a dash."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _rate(value: float | None, interval: Sequence[float] | None) -> str:
+def with_interval(value: float | None, interval: Sequence[float] | None, digits: int = 2) -> str:
+    """A number and its interval for a table, or a dash."""
     if value is None:
         return "-"
-    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+    low_high = f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else ""
+    return f"{value:.{digits}f}{low_high}"
 
 
 def _flat(values: Mapping[str, Any]) -> Row:

@@ -109,6 +109,13 @@ def collect(records: Sequence[Record], formulas: Sequence[str], n: int) -> Trial
     return trials
 
 
+def collect_all(
+    records: Sequence[Record], generators: Sequence[str], formulas: Sequence[str], n: int
+) -> dict[str, Trials]:
+    """The trials of each generator; see `collect`."""
+    return {name: collect([r for r in records if r.generator == name], formulas, n) for name in generators}
+
+
 def interval(values: FloatArray, statistic: Callable[..., Any] = np.mean) -> tuple[float, float] | None:
     """95 % interval of a statistic over compositions; None of none.
 

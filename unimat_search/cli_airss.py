@@ -204,16 +204,11 @@ def _say_failures(reasons: list[str]) -> None:
 
 def _write(structures: list[tuple[str, Structure]], out: Path) -> None:
     from unimat_search.airss.seedfile import structure_to_cell
+    from unimat_search.files import write_extxyz
 
     if out.suffix == ".extxyz":
-        from ase.io import write
-        from pymatgen.io.ase import AseAtomsAdaptor
-
         out.parent.mkdir(parents=True, exist_ok=True)
-        images = [AseAtomsAdaptor.get_atoms(structure, msonable=False) for _, structure in structures]
-        for image, (name, _) in zip(images, structures, strict=True):
-            image.info = {"name": name}
-        write(out, images, format="extxyz")
+        write_extxyz(out, structures)
         return
     out.mkdir(parents=True)
     for name, structure in structures:

@@ -15,11 +15,19 @@ import tomli_w
 from pymatgen.core import Composition
 
 from unimat_search.eval.match import Known, best_match, read_known
-from unimat_search.eval.metrics import delta_e_f, lowest, summarise_matches, summarise_overall, summarise_records
+from unimat_search.eval.metrics import (
+    by_column,
+    delta_e_f,
+    lowest,
+    summarise_matches,
+    summarise_overall,
+    summarise_records,
+)
 from unimat_search.eval.parallel import DEFAULT_CHUNK, load_relaxer, run_jobs, usable_cores
 from unimat_search.eval.references import References, references_for
 from unimat_search.eval.relax import one_line
 from unimat_search.eval.sanity import FORMATION_ENERGY_WINDOW
+from unimat_search.files import write_whole
 from unimat_search.formula import Formula, parse_formula, parse_units, share_out
 from unimat_search.generation import load_generators
 from unimat_search.protocol import StructureGenerator
@@ -254,9 +262,7 @@ def _prepare_folder(out: Path, settings: CompareSettings, *, resume: bool, overw
             (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / BEST, ignore_errors=True)
         out.mkdir(parents=True, exist_ok=True)
-        partial = out / f"{SETTINGS}.partial"
-        partial.write_text(settings.to_toml(), encoding="utf-8")
-        partial.replace(out / SETTINGS)
+        write_whole(out / SETTINGS, settings.to_toml())
     except OSError as error:
         raise RunError(f"{out} can't be written: {error}") from error
 
@@ -356,9 +362,7 @@ def summarise(
         known: The known structures.
     """
     first = settings.generators[0]
-    columns: dict[tuple[str, str], list[Record]] = {}
-    for record in sorted(records, key=lambda record: (record.formula_units, record.index)):
-        columns.setdefault((record.reduced_formula, record.generator), []).append(record)
+    columns = by_column(sorted(records, key=lambda record: (record.formula_units, record.index)))
     compositions: list[dict[str, Any]] = []
     for search in plan(settings):
         own = {spec: columns.get((search.formula.reduced_formula, spec), []) for spec in settings.generators}

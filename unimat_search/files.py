@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,18 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def write_extxyz(path: Path, structures: Sequence[tuple[str, Structure]]) -> None:
+    """Write structures as frames that keep their names (key `name`)."""
+    from ase.io import write
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    images = []
+    for name, structure in structures:
+        images.append(AseAtomsAdaptor.get_atoms(structure, msonable=False))
+        images[-1].info = {"name": name}
+    write(path, images, format="extxyz")
 
 
 def read_structures(

@@ -17,11 +17,12 @@ from pymatgen.core import Structure
 
 from unimat_search.compare import RESULTS, SETTINGS, SUMMARY, CompareSettings, RunError, read_settings
 from unimat_search.eval import report
-from unimat_search.eval.metrics import lowest
-from unimat_search.eval.trials import Trials, collect, curve
+from unimat_search.eval.metrics import by_column, lowest
+from unimat_search.eval.trials import Trials, collect_all, curve
 from unimat_search.files import read_structures, write_whole
 from unimat_search.formula import parse_formula
 from unimat_search.records import Record
+from unimat_search.res import space_group_symbol
 from unimat_search.rq3 import RUN, TABLES
 from unimat_search.rq3_tables import footnotes, sections
 from unimat_search.store import Store
@@ -151,9 +152,7 @@ def figures(records: Sequence[Record], settings: CompareSettings, known: Collect
         known: Reduced formulas of the known structures.
     """
     formulas = [parse_formula(text).reduced_formula for text in settings.formulas]
-    trials = {
-        name: collect([r for r in records if r.generator == name], formulas, settings.n) for name in settings.generators
-    }
+    trials = collect_all(records, settings.generators, formulas, settings.n)
     floor = np.min([one.lowest for one in trials.values()], axis=0)
     drawn = [
         _curves(
@@ -297,9 +296,7 @@ def _translucent(colour: str) -> str:
 def structure_panels(records: Sequence[Record], settings: CompareSettings, store: Store) -> list[dict[str, Any]]:
     """For each composition, the known structure and each generator's lowest one, ready to draw."""
     known = known_structures(settings)
-    columns: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        columns.setdefault((record.reduced_formula, record.generator), []).append(record)
+    columns = by_column(records)
     panels = []
     for text in settings.formulas:
         formula = parse_formula(text).reduced_formula
@@ -334,17 +331,11 @@ def _panel(generator: str, best: Record | None, store: Store) -> dict[str, Any]:
     energy = best.formation_energy_per_atom
     words = [
         f"E_f {energy:.3f} eV/atom" if energy is not None else f"{best.energy_per_atom:.3f} eV/atom",
-        _space_group(structure),
+        space_group_symbol(structure),
         f"matches {best.match}" if best.match else "",
         best.origin,
     ]
     return {"title": generator, "caption": ", ".join(word for word in words if word), "scene": scene(structure)}
-
-
-def _space_group(structure: Structure) -> str:
-    from unimat_search.res import space_group_symbol
-
-    return space_group_symbol(structure)
 
 
 def scene(structure: Structure) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from unimat_search.compare import RESULTS, read_settings
-from unimat_search.eval.metrics import TIE, lowest
+from unimat_search.eval.metrics import TIE, by_column, lowest
 from unimat_search.eval.parallel import load_relaxer, relax_chunks, usable_cores
 from unimat_search.eval.trials import estimate, share
 from unimat_search.files import write_whole
@@ -55,9 +55,7 @@ def judge_run(run: Path, formulas: Sequence[str], relaxer: str, cache: Path, *, 
 
 
 def _lowest(store: Store, formulas: Sequence[str], generators: Sequence[str]) -> dict[str, dict[str, Record]]:
-    columns: dict[tuple[str, str], list[Record]] = {}
-    for record in store.records():
-        columns.setdefault((record.reduced_formula, record.generator), []).append(record)
+    columns = by_column(store.records())
     best = {(formula, name): lowest(columns.get((formula, name), [])) for formula in formulas for name in generators}
     return {f: {name: one for name in generators if (one := best[f, name]) is not None} for f in formulas}
 

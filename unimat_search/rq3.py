@@ -18,7 +18,7 @@ from unimat_search.eval.parallel import load_relaxer, relax_chunks, usable_cores
 from unimat_search.eval.trials import (
     Trials,
     above_best,
-    collect,
+    collect_all,
     common_budget,
     differences,
     estimate,
@@ -26,7 +26,7 @@ from unimat_search.eval.trials import (
     rates,
     speed_up,
 )
-from unimat_search.files import read_structures, write_whole
+from unimat_search.files import read_structures, write_extxyz, write_whole
 from unimat_search.formula import parse_formula
 from unimat_search.generation import load_generators
 from unimat_search.judge import judge_run
@@ -157,12 +157,12 @@ def reproduce(
         reference=str((out / KNOWN).resolve()),
         matcher=STRICT,
     )
-    load_generators(settings.generators)
-    load_relaxer(Spec.parse(relaxer))
     resume = (out / RUN / SETTINGS).is_file()
     if resume:  # the folder may have been moved
         settings = replace(settings, reference=read_settings(out / RUN).reference)
-    else:
+    else:  # what can't be loaded is said before anything is written
+        load_generators(settings.generators)
+        load_relaxer(Spec.parse(relaxer))
         out.mkdir(parents=True, exist_ok=True)
         _write_known(targets, known, out)
     run_comparison(settings, out / RUN, resume=resume, workers=workers, on_progress=on_progress)
@@ -186,18 +186,10 @@ def _known_structures(targets: Sequence[Target], data_dir: Path) -> dict[str, St
 
 def _write_known(targets: Sequence[Target], known: Mapping[str, Structure], out: Path) -> None:
     """The file of known structures that a new run compares with; what was there is of another run."""
-    from ase.io import write
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    images = []
-    for target in targets:
-        atoms = AseAtomsAdaptor.get_atoms(known[target.reduced_formula], msonable=False)
-        atoms.info = {"name": target.material_id}
-        images.append(atoms)
     for name in (KNOWN_ENERGIES, JUDGED, TABLES):
         (out / name).unlink(missing_ok=True)
     partial = out / f"partial-{KNOWN}"
-    write(partial, images)
+    write_extxyz(partial, [(target.material_id, known[target.reduced_formula]) for target in targets])
     partial.replace(out / KNOWN)
 
 
@@ -233,9 +225,7 @@ def analyse(
     """
     formulas = [parse_formula(target.reduced_formula).reduced_formula for target in targets]
     known = np.array([energies.get(target.reduced_formula, np.nan) for target in targets])
-    trials = {
-        name: collect([r for r in records if r.generator == name], formulas, settings.n) for name in settings.generators
-    }
+    trials = collect_all(records, settings.generators, formulas, settings.n)
     budget = common_budget(trials)
     groups = [target.groups for target in targets]
     return {

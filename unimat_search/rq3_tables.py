@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from unimat_search.eval.metrics import TIE
-from unimat_search.eval.report import Row, Section
+from unimat_search.eval.report import Row, Section, number, with_interval
 from unimat_search.eval.trials import NEAR_KNOWN
 
 
@@ -74,8 +74,8 @@ def _convergence(generator: str, row: Mapping[str, Any], paper: Mapping[str, Any
         "compositions converged": _value(row["composition_convergence_rate"]),
         "paper (DFT)": "" if published is None else f"{published:.2f}",
         "structures converged": _value(row["structure_convergence_rate"]),
-        "steps (median)": _plain(row["median_n_steps"], 0),
-        "s/structure": _plain(row["seconds_per_structure"], 2),
+        "steps (median)": number(row["median_n_steps"], 0),
+        "s/structure": number(row["seconds_per_structure"], 2),
     }
 
 
@@ -166,14 +166,7 @@ def _judged(name: str, row: Mapping[str, Any]) -> Row:
 
 
 def _value(estimate: Mapping[str, Any], digits: int = 2) -> str:
-    if estimate["value"] is None:
-        return "-"
-    low, high = estimate["interval"]
-    return f"{estimate['value']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _plain(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return with_interval(estimate["value"], estimate["interval"], digits)
 
 
 def _p(value: float | None) -> str:

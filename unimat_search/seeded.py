@@ -13,9 +13,8 @@ from unimat_search.airss.generator import dense
 from unimat_search.records import FailedAttempt, Record
 from unimat_search.seeds import candidate_stream
 from unimat_search.shaking import Shaking, shaken
-from unimat_search.unimat.elements import composition_numbers
 from unimat_search.unimat.model import Streams
-from unimat_search.unimat.sample import UniMatGenerator, as_structure
+from unimat_search.unimat.sample import UniMatGenerator
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -131,8 +130,7 @@ class SeededSearch:
 
     def sample(self, composition: Composition, streams: Sequence[Generator]) -> Made:
         """Samples of the model."""
-        numbers = _numbers(composition)
-        return [as_structure(one) for one in self.unimat.sample([numbers] * len(streams), Streams(streams))]
+        return self.unimat.from_streams(composition, Streams(streams))
 
     def random_structures(self, composition: Composition, streams: Sequence[Generator]) -> Made:
         """Structures of random search."""
@@ -144,33 +142,40 @@ class SeededSearch:
 
     def hopped(self, composition: Composition, streams: Sequence[Generator]) -> Made:  # noqa: ARG002
         """Low relaxed structures, noised and denoised."""
-        chosen = [_parent(self.seen, rng) for rng in streams]
+        chosen = draw_parents(self.seen, streams)
         return self._renewed(chosen, streams, [float(rng.choice(self.hop)) for rng in streams])
 
     def shaken(self, composition: Composition, streams: Sequence[Generator]) -> Made:  # noqa: ARG002
         """Low relaxed structures, shaken."""
-        return [shaken(_parent(self.seen, rng), rng, self.shaking) for rng in streams]
+        parents = draw_parents(self.seen, streams)
+        return [shaken(parent, rng, self.shaking) for parent, rng in zip(parents, streams, strict=True)]
 
     def in_models_cell(self, composition: Composition, streams: Sequence[Generator]) -> Made:
         """Random atoms in cells of the model."""
         cells = self.sample(composition, streams)
-        good = [row for row, one in enumerate(cells) if isinstance(one, Structure)]
-        lattices = [np.array(one.lattice.matrix) for one in cells if isinstance(one, Structure)]
-        filled = self.random.in_cells(composition, lattices, [streams[row] for row in good])
-        for row, one in zip(good, filled, strict=True):
-            cells[row] = one
-        return cells
+
+        def fill(rows: Sequence[int], structures: Sequence[Structure]) -> Made:
+            lattices = [np.array(one.lattice.matrix) for one in structures]
+            return self.random.in_cells(composition, lattices, [streams[row] for row in rows])
+
+        return _where_made(cells, fill)
 
     def _renewed(
         self, made: Sequence[Structure | FailedAttempt], streams: Sequence[Generator], starts: Sequence[float]
     ) -> Made:
-        renewed = list(made)
-        rows = [row for row, one in enumerate(made) if isinstance(one, Structure)]
-        structures = [one for one in made if isinstance(one, Structure)]
-        again = self.unimat.renew(structures, [starts[row] for row in rows], Streams([streams[row] for row in rows]))
-        for row, one in zip(rows, again, strict=True):
-            renewed[row] = one
-        return renewed
+        def renew(rows: Sequence[int], structures: Sequence[Structure]) -> Made:
+            return self.unimat.renew(structures, [starts[row] for row in rows], Streams(streams).take(rows))
+
+        return _where_made(made, renew)
+
+
+def _where_made(
+    made: Sequence[Structure | FailedAttempt], change: Callable[[Sequence[int], Sequence[Structure]], Made]
+) -> Made:
+    """What a change makes of structures and their rows; failures stay."""
+    structures = {row: one for row, one in enumerate(made) if isinstance(one, Structure)}
+    changed = dict(zip(structures, change(list(structures), list(structures.values())), strict=True))
+    return [changed.get(row, one) for row, one in enumerate(made)]
 
 
 ARMS: dict[str, Callable[[SeededSearch, Composition, Sequence[Generator]], Made]] = {
@@ -229,13 +234,9 @@ def _time(name: str, value: object) -> float:
     return float(value)
 
 
-def _parent(records: Sequence[Record], rng: Generator) -> Structure:
+def draw_parents(records: Sequence[Record], streams: Sequence[Generator]) -> list[Structure]:
+    """A low structure for each stream."""
     chosen = parents(records)
     weights = 0.5 ** np.arange(len(chosen))
-    return chosen[int(rng.choice(len(chosen), p=weights / weights.sum()))].copy()
-
-
-def _numbers(composition: Composition) -> Any:  # noqa: ANN401
-    import torch
-
-    return torch.tensor(composition_numbers(composition))
+    weights /= weights.sum()
+    return [chosen[int(rng.choice(len(chosen), p=weights))].copy() for rng in streams]

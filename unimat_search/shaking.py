@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from pymatgen.core import Structure
+
+from unimat_search.seeds import random_in_shell
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,6 @@ def shaken(structure: Structure, rng: np.random.Generator, shaking: Shaking) -> 
     drawn = rng.uniform(-shaking.strain, shaking.strain, (3, 3))
     strain = np.diag(drawn.diagonal()) + (np.triu(drawn, 1) + np.triu(drawn, 1).T) / 2
     lattice = structure.lattice.matrix @ (np.eye(3) + strain)
-    moves = np.array([_within_sphere(rng) for _ in structure]) * shaking.amplitude
+    moves = np.array([random_in_shell(rng) for _ in structure]) * shaking.amplitude
     coords = structure.frac_coords @ lattice + moves
     return Structure(lattice, structure.species, coords, coords_are_cartesian=True, to_unit_cell=True)
-
-
-def _within_sphere(rng: np.random.Generator) -> NDArray[np.float64]:
-    direction = rng.normal(size=3)
-    return np.asarray(direction / np.linalg.norm(direction) * rng.random() ** (1 / 3))

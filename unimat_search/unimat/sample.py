@@ -101,9 +101,13 @@ class UniMatGenerator:
         if unseen := self.unseen(composition):
             yield from (FailedAttempt(f"the model has never seen {', '.join(unseen)}") for _ in range(n))
             return
-        numbers = torch.tensor(composition_numbers(composition))
         streams = Streams([candidate_stream(seed, composition, index) for index in range(n)])
-        yield from map(as_structure, self.sample([numbers] * n, streams))
+        yield from self.from_streams(composition, streams)
+
+    def from_streams(self, composition: Composition, streams: Streams) -> list[Structure | FailedAttempt]:
+        """A structure of each stream of random numbers, of elements that the model has seen."""
+        numbers = torch.tensor(composition_numbers(composition))
+        return [as_structure(one) for one in self.sample([numbers] * len(streams.generators), streams)]
 
     @property
     def can_renew(self) -> bool:
