@@ -12,7 +12,8 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 from unimat_search.eval.sanity import structure_problem
-from unimat_search.files import ElementSet, read_structures
+from unimat_search.files import read_structures
+from unimat_search.formats import ElementSet
 from unimat_search.records import MatchSettings
 
 log = logging.getLogger(__name__)

@@ -8,10 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from unimat_search.eval.hull import BOUNDS, HullPoint
 from unimat_search.records import Record
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
+
+HULL_COUNTS = ("n_stable", "n_metastable_25_mev", "n_metastable_100_mev")
+"""Counts of what lies below each of `BOUNDS`."""
 
 TIE = 0.005
 """eV/atom: lowest energies nearer than this are the same structure found twice, within what fmax leaves."""
@@ -58,6 +62,23 @@ def delta_e_f(records: Sequence[Record], reference: Sequence[Record]) -> float |
     if ours is None or theirs is None or ours.energy_per_atom is None or theirs.energy_per_atom is None:
         return None
     return ours.energy_per_atom - theirs.energy_per_atom
+
+
+def hull_distances(record: Record | None, point: HullPoint | None) -> dict[str, float | None]:
+    """How far a structure lies above the hull of its chemical system, with and without the phases of its composition.
+
+    eV/atom; None without a structure, a formation energy or a hull.
+    """
+    energy = record.formation_energy_per_atom if record else None
+    if energy is None or point is None:
+        return {"e_above_hull": None, "decomposition_energy": None}
+    return {"e_above_hull": point.e_above_hull(energy), "decomposition_energy": point.decomposition_energy(energy)}
+
+
+def summarise_hull(distances: Sequence[float]) -> dict[str, Any]:
+    """How many of the e_above_hull (eV/atom) are below each of `BOUNDS`: stable, metastable, and in a wider sense."""
+    counts = [sum(distance < bound for distance in distances) for bound in BOUNDS]
+    return {"n_hull_distances": len(distances), **dict(zip(HULL_COUNTS, counts, strict=True))}
 
 
 def summarise_deltas(deltas: Sequence[float]) -> dict[str, Any]:
@@ -115,7 +136,7 @@ def summarise_overall(per_composition: Sequence[Mapping[str, Any]], records: Seq
     """One generator over all compositions.
 
     Args:
-        per_composition: Its entries, one for each composition, with `delta_e_f` and maybe `found`.
+        per_composition: Its entries, one for each composition, with `delta_e_f`, `e_above_hull` and maybe `found`.
         records: All its candidates.
     """
     n_converged = sum(entry["n_converged"] > 0 for entry in per_composition)
@@ -134,6 +155,7 @@ def summarise_overall(per_composition: Sequence[Mapping[str, Any]], records: Seq
         "composition_convergence_rate": rate(n_converged, len(per_composition)),
         "composition_convergence_rate_interval": wilson_interval(n_converged, len(per_composition)),
         **summarise_deltas([e["delta_e_f"] for e in per_composition if e["delta_e_f"] is not None]),
+        **summarise_hull([e["e_above_hull"] for e in per_composition if e["e_above_hull"] is not None]),
         **(matches if known else {}),
     }
 

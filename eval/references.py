@@ -116,10 +116,15 @@ def load_references(potential: str) -> References:
 
 def cache_file(potential: str) -> Path:
     """Where references made on this machine are kept."""
+    return cache_folder() / "references" / _file_name(potential)
+
+
+def cache_folder() -> Path:
+    """The folder of what is made or fetched once on a machine."""
     from platformdirs import user_cache_path
 
     root = os.environ.get("UNIMAT_SEARCH_CACHE")
-    return (Path(root) if root else user_cache_path("unimat-search")) / "references" / _file_name(potential)
+    return Path(root) if root else user_cache_path("unimat-search")
 
 
 def save_references(references: References, file: Path) -> None:
@@ -260,5 +265,10 @@ def _molecule(symbol: str) -> tuple[str, Structure]:
     return "molecule", Structure(box, [symbol] * 2, coords, coords_are_cartesian=True)
 
 
+def file_stem(potential: str) -> str:
+    """A potential's name as that of a file."""
+    return re.sub(r"[^\w.-]", "_", potential)
+
+
 def _file_name(potential: str) -> str:
-    return re.sub(r"[^\w.-]", "_", potential) + ".json"
+    return f"{file_stem(potential)}.json"

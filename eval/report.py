@@ -11,6 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from unimat_search.eval.hull import BOUNDS
+from unimat_search.eval.metrics import HULL_COUNTS
+
 Row = dict[str, Any]
 Section = tuple[str, list[Row]]
 """A title and rows of equal keys."""
@@ -112,6 +115,11 @@ def footnotes(summary: Mapping[str, Any]) -> str:
         "reduced: share of the pairs (compositions where both converged) where it is negative; "
         "tied: within 5 meV/atom.",
     ]
+    if summary.get("hull_reference"):
+        lines.append(
+            f"above hull: e_above_hull of the lowest structure, eV/atom, against {summary['hull_reference']}; counted "
+            "are compositions."
+        )
     if summary["matcher"]:
         tolerances = ", ".join(f"{name} {value}" for name, value in summary["matcher"].items())
         lines.append(f"Found: matches a known structure by pymatgen's StructureMatcher ({tolerances}).")
@@ -139,6 +147,7 @@ def _row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
         "E_f lowest": number(values["formation_energy_per_atom"]),
         "E_f median": number(values["median_formation_energy_per_atom"]),
         "delta E_f": number(values["delta_e_f"]),
+        **({"above hull": number(values["e_above_hull"])} if summary.get("hull_reference") else {}),
         "steps": number(values["median_n_steps"], 0),
         **_seconds(values),
     }
@@ -174,6 +183,7 @@ def _overall_row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
         "median": number(values["median_delta_e_f"]),
         "reduced": with_interval(values["reduction_rate"], values["reduction_rate_interval"]),
         "tied": with_interval(values["tie_rate"], None),
+        **(_hull_counts(values) if summary.get("hull_reference") else {}),
         "steps": number(values["median_n_steps"], 0),
         **_seconds(values),
     }
@@ -183,6 +193,13 @@ def _overall_row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
             "rms_dist": number(values.get("rms_dist")),
         }
     return row
+
+
+def _hull_counts(values: Mapping[str, Any]) -> Row:
+    return {
+        f"above hull < {bound:g}": f"{values[name]} of {values['n_hull_distances']}"
+        for name, bound in zip(HULL_COUNTS, BOUNDS, strict=True)
+    }
 
 
 def _seconds(values: Mapping[str, Any]) -> Row:

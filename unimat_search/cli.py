@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unimat_search.cli_airss import airss
+from unimat_search.cli_hull import hull
 from unimat_search.cli_model import data, sample, train
 from unimat_search.cli_reproduce import report, reproduce
 from unimat_search.shell import DATA_DIR, FILE, FOLDER, BadInput, clear_errors, progress
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from unimat_search.compare import CompareSettings
 
 FORMATS = ("table", "json", "csv", "markdown")
+HULL_NAMES = ("none", "mp")
 TARGETS = ("extxyz", "cif", "parquet", "ase-db", "res")
 
 
@@ -65,6 +67,9 @@ def main() -> None:
     "--matcher",
     metavar="LTOL,STOL,ANGLE_TOL",
     help="Tolerances for a known structure to count as found. [default: 0.3,0.5,10]",
+)
+@click.option(
+    "--hull", metavar="FILE|mp|none", help="Phases that hull distances count from. [default: the potential's]"
 )
 @click.option("--out", type=FOLDER, help="Folder of the run. [default: runs/FORMULAS]")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder; its settings are kept.")
@@ -232,6 +237,8 @@ def _settings(options: dict[str, Any], stored: CompareSettings | None) -> Compar
     }
     if options["reference"] is not None:
         given["reference"] = str(options["reference"].resolve())
+    if options["hull"] is not None:
+        given["hull"] = options["hull"] if options["hull"] in HULL_NAMES else str(Path(options["hull"]).resolve())
     if options["matcher"] is not None:
         given["matcher"] = MatchSettings(*_numbers(options["matcher"]))
     return replace(base, **given, relax=replace(base.relax, **relax))
@@ -245,7 +252,7 @@ def _numbers(text: str) -> tuple[float, float, float]:
     return ltol, stol, angle_tol
 
 
-for command in (train, sample, data, airss, reproduce, report):
+for command in (train, sample, data, airss, hull, reproduce, report):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -14,10 +14,13 @@ from typing import Any
 import tomli_w
 from pymatgen.core import Composition
 
+from unimat_search.eval.hull import Hull, HullPoint
+from unimat_search.eval.hull_sources import load_hull
 from unimat_search.eval.match import Known, best_match, read_known
 from unimat_search.eval.metrics import (
     by_column,
     delta_e_f,
+    hull_distances,
     lowest,
     summarise_matches,
     summarise_overall,
@@ -76,6 +79,7 @@ class CompareSettings:
             and however often a run was resumed, which is why results do not depend on either.
         reference: Path of known structures; empty for none.
         matcher: When a known structure counts as found.
+        hull: What hull distances count from, see `unimat_search.eval.hull_sources.load_hull`.
 
     Raises:
         ValueError: If a value is out of range or named twice.
@@ -92,13 +96,14 @@ class CompareSettings:
     chunk: int = DEFAULT_CHUNK
     reference: str = ""
     matcher: MatchSettings = field(default_factory=MatchSettings)
+    hull: str = ""
 
     def __post_init__(self) -> None:
         if not self.formulas:
             raise ValueError("no formula is given")
         if not self.generators:
             raise ValueError("no generator is given")
-        for text in (*self.formulas, *self.generators, self.formula_units, self.relaxer, self.reference):
+        for text in (*self.formulas, *self.generators, self.formula_units, self.relaxer, self.reference, self.hull):
             if not isinstance(text, str):
                 raise ValueError(f"{text!r} must be text")
         for name, largest in (("n", MANY), ("max_atoms", MOST_ATOMS), ("seed", MANY), ("chunk", MANY)):
@@ -185,6 +190,8 @@ def run_comparison(
     generators = load_generators(settings.generators)
     relaxer = Spec.parse(settings.relaxer)
     potential = load_relaxer(relaxer).name
+    systems = {frozenset(search.formula.amounts) for search in searches}
+    load_hull(settings.hull, systems, References(potential))  # what can't be read is said before anything is written
     workers = workers or usable_cores()
     _prepare_folder(out, settings, resume=resume, overwrite=overwrite)
     references = references_for(relaxer, potential, elements, workers=workers)
@@ -195,7 +202,8 @@ def run_comparison(
         _run(tasks, generators, store, relaxer, settings, references, known, workers, on_progress)
         planned = {task.key(index) for task in tasks for index in range(task.n)}
         records = [record for record in store.records() if record.key in planned]
-        summary = summarise(records, settings, potential, references, known)
+        hull = load_hull(settings.hull, systems, references)
+        summary = summarise(records, settings, references, known, hull)
         _write_summary(summary, out)
         _write_best(summary, store, out)
     return summary
@@ -348,24 +356,25 @@ def score(
 def summarise(
     records: Sequence[Record],
     settings: CompareSettings,
-    potential: str,
     references: References,
     known: Known | None,
+    hull: Hull | None,
 ) -> dict[str, Any]:
     """The run in numbers, under the vocabulary's names; energies in eV/atom, times in seconds.
 
     Args:
         records: All rows, without structures.
         settings: The run's settings.
-        potential: Name of the relaxer.
-        references: What formation energies were counted from.
+        references: What formation energies were counted from, and of which potential.
         known: The known structures.
+        hull: What hull distances are counted from.
     """
     first = settings.generators[0]
     columns = by_column(sorted(records, key=lambda record: (record.formula_units, record.index)))
     compositions: list[dict[str, Any]] = []
     for search in plan(settings):
         own = {spec: columns.get((search.formula.reduced_formula, spec), []) for spec in settings.generators}
+        point = hull.at(search.formula.cell(1)) if hull else None
         compositions.append(
             {
                 "formula": search.formula.text,
@@ -373,7 +382,7 @@ def summarise(
                 "missing_references": references.missing(search.formula.cell(1)),
                 "generators": {
                     spec: _summarise_generator(
-                        rows, own[first] if spec != first else [], search, known=_is_known(search, known)
+                        rows, own[first] if spec != first else [], search, point, known=_is_known(search, known)
                     )
                     for spec, rows in own.items()
                 },
@@ -382,8 +391,9 @@ def summarise(
     return {
         "generators": list(settings.generators),
         "reference_generator": settings.generators[0],
-        "potential": potential,
+        "potential": references.potential,
         "elemental_references": references.origin,
+        "hull_reference": hull.reference if hull else None,
         "seed": settings.seed,
         "relax": asdict(settings.relax),
         "matcher": asdict(settings.matcher) if known is not None else None,
@@ -399,13 +409,14 @@ def summarise(
 
 
 def _summarise_generator(
-    records: Sequence[Record], reference: Sequence[Record], search: Search, *, known: bool
+    records: Sequence[Record], reference: Sequence[Record], search: Search, point: HullPoint | None, *, known: bool
 ) -> dict[str, Any]:
     best = lowest(records)
     return {
         **summarise_records(records),
         "energy_per_atom": best.energy_per_atom if best else None,
         "delta_e_f": delta_e_f(records, reference),
+        **hull_distances(best, point),
         "best": best.key if best else None,
         **(summarise_matches(records) if known else {}),
         "by_formula_units": {

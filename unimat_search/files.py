@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from pymatgen.core import Element, Lattice, Structure
+from pymatgen.core import Structure
 
-from unimat_search.records import first_line
+from unimat_search.formats import COLLECTED, UNREAD, ElementSet, Named, format_of, read_or_reason
+from unimat_search.records import FailedAttempt, first_line
 
-if TYPE_CHECKING:
-    from ase import Atoms
-
-SUFFIXES = (".cif", ".extxyz", ".xyz", ".vasp", ".poscar", ".parquet", ".res")
-ACCEPTED = "CIF, extxyz, POSCAR (.vasp, POSCAR*, CONTCAR*), parquet, .res, or a folder of these"
-
-ElementSet = frozenset[str]
+ACCEPTED = (
+    "CIF, extxyz, POSCAR (.vasp, POSCAR*, CONTCAR*), parquet, .res, or a folder or archive (.zip, .tar.gz) of these; "
+    ".csv and .json of structures, .pt of DiffCSP or CDVAE"
+)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -47,19 +43,19 @@ def read_structures(
     Args:
         path: The file or folder. A parquet file has the columns `numbers`, `frac_coords` (flattened),
             `cell` (flattened row vectors, angstrom) and, for names, `material_id`. Frames of an extxyz file may have
-            the key `name` or `material_id`.
+            the key `name` or `material_id`. See `unimat_search.formats` for the others.
         element_sets: Read only structures whose set of elements is one of these.
 
     Raises:
-        ValueError: If the path is missing, of no known format, or can't be read; it names the path.
+        ValueError: If the path is missing, of no known format, or anything in it can't be read; it names the file.
     """
     for file in structure_files(path):
-        try:
-            for name, structure in read_file(file, element_sets):
-                if element_sets is None or _elements(structure) in element_sets:
-                    yield name, structure
-        except Exception as error:  # parsers raise anything
-            raise ValueError(f"{file} can't be read: {first_line(error)}") from error
+        for name, structure in read_file(file, element_sets):
+            if isinstance(structure, FailedAttempt):
+                named = "" if name == file.name else f"{name} "
+                raise ValueError(f"{file} can't be read: {named}{structure.reason.removeprefix(UNREAD)}")
+            if element_sets is None or _elements(structure) in element_sets:
+                yield name, structure
 
 
 def structure_files(path: Path) -> list[Path]:
@@ -69,76 +65,27 @@ def structure_files(path: Path) -> list[Path]:
         ValueError: If there is none.
     """
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if _is_known(file))
+        files = sorted(file for file in path.iterdir() if format_of(file.name) in COLLECTED and file.is_file())
         if not files:
             raise ValueError(f"{path} holds no structure file; accepted: {ACCEPTED}")
         return files
     if not path.is_file():
         raise ValueError(f"{path} does not exist")
-    if not _is_known(path):
+    if not format_of(path.name):
         raise ValueError(f"{path} is of no known format; accepted: {ACCEPTED}")
     return [path]
 
 
-def _is_known(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES or file.name.upper().startswith(("POSCAR", "CONTCAR"))
+def read_file(file: Path, element_sets: Collection[ElementSet] | None = None) -> Named:
+    """Yield every structure of one file with a name; where one of many can't be read, the reason.
 
-
-def read_file(file: Path, element_sets: Collection[ElementSet] | None = None) -> Iterator[tuple[str, Structure]]:
-    """Yield every structure of one file with a name; a parser's own exceptions pass through."""
-    match file.suffix.lower():
-        case ".parquet":
-            yield from _read_parquet(file, element_sets)
-        case ".extxyz" | ".xyz":
-            from ase.io import iread
-
-            for index, atoms in enumerate(iread(file, index=":", format="extxyz")):
-                name = atoms.info.get("name") or atoms.info.get("material_id") or f"{file.stem}-{index}"
-                yield str(name), structure_from_atoms(atoms)
-        case ".cif":
-            from pymatgen.io.cif import CifParser
-
-            structures = CifParser(file).parse_structures(primitive=False)
-            for index, structure in enumerate(structures):
-                yield file.stem if len(structures) == 1 else f"{file.stem}-{index}", structure
-        case ".res":
-            from unimat_search.res import read_res
-
-            yield from ((entry.name, entry.structure) for entry in read_res(file))
-        case _:
-            yield file.name, Structure.from_str(file.read_text(encoding="utf-8"), fmt="poscar")
-
-
-def structure_from_atoms(atoms: Atoms) -> Structure:
-    """An ASE geometry as a structure, coordinates wrapped into the cell, other data dropped."""
-    if not atoms.cell.rank == 3:
-        raise ValueError("a geometry without a three-dimensional cell")
-    return Structure(atoms.cell.array, atoms.get_chemical_symbols(), atoms.get_scaled_positions(), to_unit_cell=True)
-
-
-def _read_parquet(file: Path, element_sets: Collection[ElementSet] | None) -> Iterator[tuple[str, Structure]]:
-    import pyarrow.parquet as pq
-
-    parquet = pq.ParquetFile(file)
-    missing = {"numbers", "frac_coords", "cell"} - set(parquet.schema_arrow.names)
-    if missing:
-        raise ValueError(f"column {sorted(missing)[0]} is missing")
-    columns = [c for c in ("material_id", "numbers", "frac_coords", "cell") if c in parquet.schema_arrow.names]
-    wanted = None if element_sets is None else {frozenset(Element(el).Z for el in s) for s in element_sets}
-    position = -1
-    for batch in parquet.iter_batches(columns=columns):
-        for row in batch.to_pylist():
-            position += 1
-            if wanted is None or frozenset(row["numbers"]) in wanted:
-                yield str(row.get("material_id") or f"{file.stem}-{position}"), _structure_from_row(row)
-
-
-def _structure_from_row(row: dict[str, Any]) -> Structure:
-    return Structure(
-        Lattice(np.reshape(row["cell"], (3, 3))),
-        [Element.from_Z(z) for z in row["numbers"]],
-        np.reshape(row["frac_coords"], (-1, 3)),
-    )
+    Raises:
+        ValueError: If the file as a whole can't be read; it names the file.
+    """
+    try:
+        yield from read_or_reason(file.name, file.read_bytes(), element_sets)
+    except Exception as error:  # parsers raise anything
+        raise ValueError(f"{file} can't be read: {first_line(error)}") from error
 
 
 def _elements(structure: Structure) -> ElementSet:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from math import gcd, isfinite
@@ -108,17 +108,22 @@ def read_res(path: Path) -> Iterator[ResEntry]:
     Raises:
         ValueError: If an entry is damaged; it names the entry.
     """
-    lines: list[str] = []
-    count = 0
     with path.open(encoding="utf-8") as file:
-        for line in file:
-            lines.append(line.strip())
-            if line.strip().upper() == "END":
-                count += 1
-                yield parse_res(lines, path.stem if count == 1 else f"{path.stem}-{count}")
-                lines = []
-    if any(lines):
-        yield parse_res(lines, path.stem)
+        yield from read_res_lines(file, path.stem)
+
+
+def read_res_lines(lines: Iterable[str], stem: str) -> Iterator[ResEntry]:
+    """The structures of a file's lines; see `read_res`."""
+    entry: list[str] = []
+    count = 0
+    for line in lines:
+        entry.append(line.strip())
+        if line.strip().upper() == "END":
+            count += 1
+            yield parse_res(entry, stem if count == 1 else f"{stem}-{count}")
+            entry = []
+    if any(entry):
+        yield parse_res(entry, stem)
 
 
 def parse_res(lines: Sequence[str], name: str) -> ResEntry:

@@ -111,13 +111,15 @@ def test_metrics_do_not_depend_on_the_order_of_rows(energies: list[float], shuff
 
 def test_overall_counts_compositions() -> None:
     entries: list[dict[str, Any]] = [
-        {"n_converged": 3, "delta_e_f": -0.5, "found": True, "rms_dist": 0.1},
-        {"n_converged": 0, "delta_e_f": None, "found": False, "rms_dist": None},
-        {"n_converged": 1, "delta_e_f": 0.1},
+        {"n_converged": 3, "delta_e_f": -0.5, "e_above_hull": -0.01, "found": True, "rms_dist": 0.1},
+        {"n_converged": 0, "delta_e_f": None, "e_above_hull": None, "found": False, "rms_dist": None},
+        {"n_converged": 1, "delta_e_f": 0.1, "e_above_hull": 0.02},
     ]
     overall = metrics.summarise_overall(entries, [record(0, -1.0)])
     assert overall["composition_convergence_rate"] == pytest.approx(2 / 3)
     assert overall["reduction_rate"] == 0.5
     assert overall["match_rate"] == 0.5
     assert overall["n_known_compositions"] == 2
+    assert overall["n_hull_distances"] == 2
+    assert [overall[name] for name in metrics.HULL_COUNTS] == [1, 2, 2]
     assert "formation_energy_per_atom" not in overall

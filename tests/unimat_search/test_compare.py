@@ -18,6 +18,7 @@ from pymatgen.core import Composition, Lattice, Structure
 
 from unimat_search.compare import CompareSettings, RunError, plan, run_comparison
 from unimat_search.eval.references import References
+from unimat_search.eval.report import to_table
 from unimat_search.formula import FormulaError
 from unimat_search.generation import Order, generate
 from unimat_search.records import Outcome, Record, RelaxSettings, Task
@@ -318,6 +319,27 @@ def test_known_structures_are_found(tmp_path: Path) -> None:
     assert entry["rms_dist"] == min(record.rms_dist or 0 for record in hits)
     assert summary["overall"]["airss"]["match_rate"] == 1.0
     assert summary["matcher"] == {"ltol": 0.3, "stol": 0.5, "angle_tol": 10.0}
+
+
+def test_hull_distances_say_what_they_count_from(tmp_path: Path) -> None:
+    phases = "formula,formation_energy_per_atom\nAlCu,-0.1\nAlCu3,-0.2\n"
+    (tmp_path / "phases.csv").write_text(phases)
+    settings = replace(EMT, formulas=("AlCu", "AlNi"), formula_units="1", hull=str(tmp_path / "phases.csv"))
+    summary = run_comparison(settings, tmp_path / "run", workers=1)
+    assert summary["hull_reference"] == "phases.csv, 2 phases"
+    known, unknown = (entry["generators"]["airss"] for entry in summary["compositions"])
+    assert known["e_above_hull"] == pytest.approx(known["formation_energy_per_atom"] + 0.4 / 3)  # AlCu3 and Al
+    assert known["decomposition_energy"] == pytest.approx(known["e_above_hull"])
+    assert unknown["e_above_hull"] == pytest.approx(unknown["formation_energy_per_atom"])
+    overall = summary["overall"]["airss"]
+    assert overall["n_hull_distances"] == 2
+    assert overall["n_stable"] == sum(entry["e_above_hull"] < 0 for entry in (known, unknown))
+    table = to_table(summary)
+    assert "above hull" in table
+    assert "phases.csv, 2 phases" in table
+    without = run_comparison(replace(settings, hull="none"), tmp_path / "without", workers=1)
+    assert without["hull_reference"] is None
+    assert "above hull" not in to_table(without)
 
 
 def test_an_unphysical_energy_is_a_failure_with_that_reason() -> None:

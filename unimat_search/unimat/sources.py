@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unimat_search.records import first_line
+from unimat_search.records import FailedAttempt, first_line
 from unimat_search.unimat.batches import by_size
 from unimat_search.unimat.elements import (
     MAX_ATOMIC_NUMBER,
@@ -28,6 +28,8 @@ from unimat_search.unimat.structures import NEAR_HULL, PROPERTIES, StructureSet,
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+    from unimat_search.formats import Named
 
 MAX_SITES = 200
 NEAREST = 0.5
@@ -342,16 +344,18 @@ def _usable(reading: Reading, max_sites: int) -> Reading:
 
 def _read_files(path: Path) -> Reading:
     """All structure files of a folder, or one file."""
-    from unimat_search.files import read_file, structure_files
+    from unimat_search.files import structure_files
+    from unimat_search.formats import read_or_reason
 
     readings, bad = [], []
-    pairs: list[tuple[str, Structure]] = []
+    pairs: list[tuple[str, Structure | FailedAttempt]] = []
     for file in structure_files(path):
         try:
             if file.suffix.lower() == ".parquet":
                 readings.append(read_parquet(file))
                 continue
-            pairs.extend((_row_name(file, name), structure) for name, structure in _quietly(read_file(file)))
+            found = _quietly(read_or_reason(file.name, file.read_bytes()))
+            pairs.extend((_row_name(file, name), structure) for name, structure in found)
         except Exception as error:
             bad.append(BadRow(file.name, f"can't be read: {first_line(error)}"))
     readings.append(_from_pairs(pairs))
@@ -364,7 +368,7 @@ def _row_name(file: Path, name: str) -> str:
     return file.name if name in (file.stem, file.name) else f"{file.name}:{name}"
 
 
-def _quietly(pairs: Iterator[tuple[str, Structure]]) -> list[tuple[str, Structure]]:
+def _quietly(pairs: Named) -> list[tuple[str, Structure | FailedAttempt]]:
     import warnings
 
     with warnings.catch_warnings():
@@ -380,6 +384,8 @@ def _read_csv(path: Path) -> Reading:
     import pyarrow as pa
     from pyarrow import csv as table_csv
 
+    from unimat_search.formats import or_reason, structure_from_text
+
     options = table_csv.ParseOptions(newlines_in_values=True)
     try:
         table = table_csv.read_csv(path, parse_options=options)
@@ -388,7 +394,10 @@ def _read_csv(path: Path) -> Reading:
     if "cif" not in table.column_names:
         raise ValueError(f"{path} has no column cif")
     cifs = table.column("cif").to_pylist()
-    pairs = ((name, _from_cif(str(cif or ""))) for name, cif in zip(_names(table, path), cifs, strict=True))
+    pairs = (
+        (name, or_reason(structure_from_text, str(cif or "")))
+        for name, cif in zip(_names(table, path), cifs, strict=True)
+    )
     return _from_pairs(pairs, _properties(table))
 
 
@@ -398,23 +407,15 @@ def _names(table: Any, path: Path) -> tuple[str, ...]:  # noqa: ANN401 - pyarrow
     return tuple(f"{path}:{row}" if name is None else str(name) for row, name in enumerate(ids))
 
 
-def _from_cif(text: str) -> Structure | str:
-    """A structure, or the reason why it is none."""
-    from pymatgen.core import Structure
-
-    try:
-        return Structure.from_str(text, fmt="cif")
-    except Exception as error:  # parsers raise anything
-        return f"can't be read: {first_line(error)}"
-
-
-def _from_pairs(pairs: Iterable[tuple[str, Structure | str]], properties: NDArray[np.float32] | None = None) -> Reading:
+def _from_pairs(
+    pairs: Iterable[tuple[str, Structure | FailedAttempt]], properties: NDArray[np.float32] | None = None
+) -> Reading:
     """Named structures, or the reasons why they are none, with their properties as a set."""
     names, numbers, coords, cells, kept, bad = [], [], [], [], [], []
     for index, (name, structure) in enumerate(pairs):
         try:
-            if isinstance(structure, str):
-                raise ValueError(structure)
+            if isinstance(structure, FailedAttempt):
+                raise ValueError(structure.reason)
             mine = np.array([_atomic_number(site) for site in structure], dtype=np.int64)
         except ValueError as error:
             bad.append(BadRow(name, str(error)))

@@ -1,0 +1,119 @@
+"""How far a composition's structures lie above the convex hull of known phases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+
+from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+from pymatgen.core import Composition
+
+BOUNDS = (0.0, 0.025, 0.1)
+"""Of e_above_hull, eV/atom: stable below the first, metastable below the second (the UniMat paper's terms) and, in a
+wider sense, the third."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A known phase.
+
+    Attributes:
+        reduced_formula: As pymatgen writes it.
+        formation_energy_per_atom: eV/atom.
+    """
+
+    reduced_formula: str
+    formation_energy_per_atom: float
+
+
+@dataclass(frozen=True, slots=True)
+class HullPoint:
+    """The hull at one composition, eV/atom of formation.
+
+    Attributes:
+        energy: Of the hull; `e_above_hull` counts from here.
+        competing: Of the hull without the phases of this composition; `decomposition_energy` counts from here.
+            None for an element, which can't decompose.
+        products: The phases that this composition decomposes into, by reduced formula: the share of the atoms in each.
+        known: Whether a phase of this composition is among those that the hull is made of.
+    """
+
+    energy: float
+    competing: float | None
+    products: Mapping[str, float]
+    known: bool
+
+    def e_above_hull(self, formation_energy_per_atom: float) -> float:
+        """Distance from the hull of all phases; negative where the structure is below every known one. eV/atom."""
+        return formation_energy_per_atom - self.energy
+
+    def decomposition_energy(self, formation_energy_per_atom: float) -> float | None:
+        """Distance from the hull of the phases of other compositions, eV/atom (Bartel, npj Comput. Mater. 8, 60)."""
+        return None if self.competing is None else formation_energy_per_atom - self.competing
+
+
+@dataclass(frozen=True)
+class Hull:
+    """Known phases, and the convex hull of their formation energies in every chemical system (pymatgen's).
+
+    Elements are phases too, at zero.
+
+    Attributes:
+        reference: Says in words what the hull is made of; printed beside every number that comes from it.
+        phases: In any order; of several of one composition the lowest counts.
+    """
+
+    reference: str
+    phases: Iterable[Phase]
+    _diagrams: dict[tuple[frozenset[str], str], PhaseDiagram] = field(default_factory=dict, compare=False, repr=False)
+
+    def at(self, composition: Composition) -> HullPoint:
+        """The hull at one composition."""
+        elements = frozenset(el.symbol for el in composition.elements)
+        formula = composition.reduced_formula
+        whole = self._diagram(elements)
+        known = formula in self._systems.get(elements, {})
+        others = self._diagram(elements, without=formula) if known and len(elements) > 1 else whole
+        energy = float(whole.get_hull_energy_per_atom(composition))
+        competing = float(others.get_hull_energy_per_atom(composition)) if len(elements) > 1 else None
+        products = {
+            entry.composition.reduced_formula: float(amount)
+            for entry, amount in others.get_decomposition(composition).items()
+        }
+        return HullPoint(energy, competing, products, known)
+
+    @cached_property
+    def _systems(self) -> dict[frozenset[str], dict[str, float]]:
+        """The lowest formation energy of each reduced formula, by set of elements."""
+        systems: dict[frozenset[str], dict[str, float]] = {}
+        for phase in self.phases:
+            formula, energy = phase.reduced_formula, phase.formation_energy_per_atom
+            own = systems.setdefault(elements_of(formula), {})
+            own[formula] = min(energy, own.get(formula, energy))
+        return systems
+
+    def _diagram(self, elements: frozenset[str], without: str = "") -> PhaseDiagram:
+        key = (elements, without)
+        if key not in self._diagrams:
+            entries = [
+                PDEntry(composition := Composition(formula), energy * composition.num_atoms)
+                for subset in subsets(elements)
+                for formula, energy in self._systems.get(subset, {}).items()
+                if formula != without
+            ]
+            self._diagrams[key] = PhaseDiagram([*(PDEntry(Composition(symbol), 0.0) for symbol in elements), *entries])
+        return self._diagrams[key]
+
+
+def subsets(elements: Collection[str]) -> Iterator[frozenset[str]]:
+    """The chemical systems that lie within one, itself included."""
+    for size in range(1, len(elements) + 1):
+        yield from map(frozenset, combinations(sorted(elements), size))
+
+
+def elements_of(formula: str) -> frozenset[str]:
+    """The symbols in a formula, without a parser's care and cost."""
+    return frozenset(re.findall("[A-Z][a-z]?", formula))

@@ -1,0 +1,167 @@
+"""Build a hull: known phases relaxed by a potential, the most stable first."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pymatgen.core import Composition, Element
+
+from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, relax_chunks
+from unimat_search.formats import structure_from_row
+from unimat_search.records import Outcome, Relaxation, RelaxSettings, first_line
+from unimat_search.registry import Spec
+from unimat_search.res import space_group_symbol
+
+PHASES = Path("hull", "mp_phases.parquet")
+GEOMETRIES = tuple(
+    Path(name).with_suffix(".parquet")
+    for name in ("mp_20/train", "mp_20/val", "mp_20/test", "mpts_52/val", "mpts_52/test", "mp_2023/le20")
+)
+"""Within a data folder: the phases near the Materials Project's hull, and files that may hold their structures."""
+
+MAX_SITES = 20
+SYMPREC = 0.1
+"""Of the space groups, angstrom; the Materials Project's."""
+
+KEEP_EVERY = 200
+"""Relaxations between two times that the file is written."""
+
+
+@dataclass(frozen=True)
+class RelaxedPhase:
+    """A row of the file.
+
+    Attributes:
+        material_id: Of the Materials Project.
+        formula: Reduced.
+        num_sites: Atoms in the cell that was relaxed.
+        space_group: Of the relaxed structure, at `SYMPREC`; empty if it failed.
+        energy_per_atom: eV/atom; empty if it failed.
+        outcome: How the relaxation ended.
+    """
+
+    material_id: str
+    formula: str
+    num_sites: int
+    space_group: str
+    energy_per_atom: str
+    outcome: str
+
+
+COLUMNS = [field.name for field in fields(RelaxedPhase)]
+
+
+def build_hull(
+    data_dir: Path,
+    out: Path,
+    relaxer: Spec,
+    *,
+    limit: int | None = None,
+    workers: int,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> list[RelaxedPhase]:
+    """Relax phases near the Materials Project's hull, or those that the file lacks, and write them as they come.
+
+    The most stable first: a part of it is a hull too.
+
+    Args:
+        data_dir: Folder of data sets.
+        out: The file (`.csv.gz`).
+        relaxer: The potential.
+        limit: So many phases at most in the file.
+        workers: Processes.
+        on_progress: Called with (phases in the file, phases in all).
+
+    Raises:
+        ValueError: If data are missing, or the file is damaged.
+    """
+    rows = _rows(data_dir)
+    wanted = list(islice(_by_stability(data_dir, rows), limit))
+    done = {phase.material_id: phase for phase in read_relaxed(out)} if out.is_file() else {}
+    missing = [name for name in wanted if name not in done]
+    on_progress(len(done), len(wanted))
+    unwritten = 0
+    chunks = ((names, [structure_from_row(rows[name]) for name in names]) for names in chunked(missing, DEFAULT_CHUNK))
+    for names, results in relax_chunks(relaxer, chunks, RelaxSettings(), workers=workers):
+        done |= {name: _relaxed(name, rows[name], result) for name, result in zip(names, results, strict=True)}
+        unwritten += len(names)
+        if unwritten >= KEEP_EVERY:
+            write_relaxed(out, done.values())
+            unwritten = 0
+        on_progress(len(done), len(wanted))
+    write_relaxed(out, done.values())
+    return list(done.values())
+
+
+def _rows(data_dir: Path) -> dict[str, dict[str, Any]]:
+    """Rows of the phases' structures by material id."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    names = pq.read_table(data_dir / PHASES, columns=["material_id"])["material_id"]
+    rows: dict[str, dict[str, Any]] = {}
+    for file in filter(Path.is_file, (data_dir / name for name in reversed(GEOMETRIES))):
+        table = pq.read_table(file, columns=["material_id", "numbers", "frac_coords", "cell"])
+        small = pc.less_equal(pc.list_value_length(table["numbers"]), MAX_SITES)
+        for row in table.filter(pc.and_(small, pc.is_in(table["material_id"], names.combine_chunks()))).to_pylist():
+            rows[row["material_id"]] = row
+    return rows
+
+
+def _by_stability(data_dir: Path, rows: Collection[str]) -> list[str]:
+    """Material ids of the phases that have a structure, the ones to relax first first."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(data_dir / PHASES, columns=["material_id", "e_above_hull_calc"]).to_pydict()
+    above = {name: value for name, value in zip(*table.values(), strict=True) if name in rows and value is not None}
+    return sorted(above, key=lambda name: (round(above[name], 2), name))
+
+
+def _relaxed(name: str, row: Mapping[str, Any], result: Relaxation) -> RelaxedPhase:
+    composition = Composition(dict(Counter(Element.from_Z(z).symbol for z in row["numbers"])))
+    phase = RelaxedPhase(name, composition.reduced_formula, len(row["numbers"]), "", "", str(result.outcome))
+    if result.outcome is not Outcome.CONVERGED or result.energy is None or result.structure is None:
+        return phase
+    energy = result.energy / composition.num_atoms
+    return replace(phase, space_group=space_group_symbol(result.structure, SYMPREC), energy_per_atom=f"{energy:.6f}")
+
+
+def read_relaxed(file: Path) -> list[RelaxedPhase]:
+    """Read what `write_relaxed` wrote.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        rows = csv.DictReader(io.StringIO(gzip.decompress(file.read_bytes()).decode("utf-8")))
+        if rows.fieldnames != COLUMNS:
+            raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
+        return [_phase(row) for row in rows]
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is no file of relaxed phases ({first_line(error)}); delete it, or give another"
+        ) from error
+
+
+def _phase(row: Mapping[str, Any]) -> RelaxedPhase:
+    return RelaxedPhase(**{**row, "num_sites": int(row["num_sites"])})
+
+
+def write_relaxed(file: Path, phases: Iterable[RelaxedPhase]) -> None:
+    """Write a file of phases, by material id, whole or not at all; equal phases make equal files."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(phase) for phase in sorted(phases, key=lambda phase: phase.material_id))
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+    partial.replace(file)

@@ -1,0 +1,160 @@
+"""Where hulls come from: the one that ships, files, the Materials Project."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from pyarrow import ArrowException
+from pymatgen.core import Composition
+
+from unimat_search.eval.hull import Hull, Phase, elements_of, subsets
+from unimat_search.eval.references import References, cache_folder, file_stem
+from unimat_search.files import write_whole
+from unimat_search.records import UserError, first_line
+
+Row = Mapping[str, Any]
+
+NONE, MATERIALS_PROJECT = "none", "mp"
+"""Names that are no files."""
+
+KEYS = ("MP_API_KEY", "PMG_MAPI_KEY")
+"""Environment variables that may hold the user's key."""
+
+FORMATS = "CSV or parquet with the columns formula and formation_energy_per_atom (or energy_per_atom), or JSON entries"
+
+
+class HullError(UserError):
+    """A hull that can't be had; the message is one line."""
+
+
+def load_hull(source: str, systems: Collection[frozenset[str]], references: References) -> Hull | None:
+    """The hull that candidates are held against.
+
+    Args:
+        source: Path of a file; "mp" for the Materials Project; "none"; empty for the one that ships for the potential
+            of the references, if one does.
+        systems: Sets of elements that are needed.
+        references: Of the potential: formation energies of phases that are given by their energy count from them.
+
+    Raises:
+        HullError: If the file can't be read, or the Materials Project not be asked.
+    """
+    if source == NONE:
+        return None
+    if source == MATERIALS_PROJECT:
+        return materials_project(systems)
+    file = Path(source) if source else shipped(references.potential)
+    if not source and not file.is_file():
+        return None
+    wanted = {subset for system in systems for subset in subsets(system)}
+    try:
+        rows = _read(file)
+        phases = [phase for row in rows if elements_of(row["formula"]) in wanted and (phase := _phase(row, references))]
+    except (OSError, EOFError, zlib.error, ArrowException, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HullError(f"the hull {file} can't be read: {first_line(error)}; accepted: {FORMATS}") from error
+    return Hull(f"{file.name if source else references.potential}, {len(rows)} phases", phases)
+
+
+def shipped(potential: str) -> Traversable:
+    """The file of relaxed phases that ships for a potential; it may not exist."""
+    return resources.files(__package__) / "hulls" / f"{file_stem(potential)}.csv.gz"
+
+
+def _read(file: Traversable) -> Sequence[Row]:
+    name, data = file.name.lower(), file.read_bytes()
+    if name.endswith(".parquet"):
+        rows: list[Row] = pq.read_table(io.BytesIO(data)).to_pylist()
+        return rows
+    text = (gzip.decompress(data) if name.endswith(".gz") else data).decode("utf-8")
+    if name.endswith((".csv", ".csv.gz")):
+        return list(csv.DictReader(io.StringIO(text)))
+    if name.endswith((".json", ".json.gz")):
+        return list(_entries(json.loads(text)))
+    raise ValueError("its format is unknown")
+
+
+def _phase(row: Row, references: References) -> Phase | None:
+    """The phase of a row; None if the row has no energy (its relaxation failed), or an element no reference."""
+    composition = Composition(row["formula"])
+    column = "formation_energy_per_atom" if "formation_energy_per_atom" in row else "energy_per_atom"
+    if row[column] in (None, ""):
+        return None
+    energy: float | None = float(row[column])
+    if energy is not None and column == "energy_per_atom":
+        energy = references.formation_energy_per_atom(composition, energy * composition.num_atoms)
+    return None if energy is None else Phase(composition.reduced_formula, energy)
+
+
+def _entries(data: Any) -> Iterator[Row]:  # noqa: ANN401
+    """Entries as pymatgen writes them; elements among them are what formation energies count from."""
+    from monty.json import MontyDecoder
+
+    listed = data["entries"] if isinstance(data, dict) else data
+    entries = MontyDecoder().process_decoded(listed)
+    elements: dict[str, float] = {}
+    for entry in entries:
+        if entry.composition.is_element:
+            symbol = entry.composition.elements[0].symbol
+            elements[symbol] = min(entry.energy_per_atom, elements.get(symbol, entry.energy_per_atom))
+    for entry in entries:
+        missing = sorted({el.symbol for el in entry.composition.elements} - set(elements))
+        if missing:
+            raise ValueError(f"it has no entry of the element {missing[0]}")
+        elemental = sum(x * elements[el.symbol] for el, x in entry.composition.fractional_composition.items())
+        formula = entry.composition.reduced_formula
+        yield {"formula": formula, "formation_energy_per_atom": float(entry.energy_per_atom - elemental)}
+
+
+def materials_project(systems: Collection[frozenset[str]], *, key: str | None = None) -> Hull:
+    """Phases of the Materials Project (its mixed GGA and GGA+U), asked for by chemical system and kept.
+
+    Args:
+        systems: Sets of elements.
+        key: The user's; by default from one of the environment variables `KEYS`. Not needed for what is kept.
+
+    Raises:
+        HullError: If there is no key, or no answer.
+    """
+    phases: dict[str, Phase] = {}
+    for system in sorted(systems, key=sorted):
+        file = cache_folder() / "materials_project" / f"{'-'.join(sorted(system))}.csv"
+        if not file.is_file():
+            _ask(system, key or next((os.environ[name] for name in KEYS if os.environ.get(name)), ""), file)
+        for row in _read(file):
+            if phase := _phase(row, References("")):
+                phases[row["material_id"]] = phase
+    return Hull(f"Materials Project, {len(phases)} phases", list(phases.values()))
+
+
+def _ask(system: frozenset[str], key: str, file: Path) -> None:
+    """Write a file of all phases of a chemical system."""
+    from pymatgen.ext.matproj import MPRester, MPRestError
+
+    if not key:
+        raise HullError(f"the Materials Project needs a key; set {KEYS[0]} (https://materialsproject.org/api)")
+    chemsys = ",".join("-".join(sorted(subset)) for subset in subsets(system))
+    fields = "material_id,formula_pretty,formation_energy_per_atom"
+    try:
+        with MPRester(key) as client:
+            found = client.request(
+                f"materials/thermo/?_fields={fields}&thermo_types=GGA_GGA%2BU&chemsys={chemsys}", mp_decode=False
+            )
+        rows = [(row["material_id"], row["formula_pretty"], row["formation_energy_per_atom"]) for row in found]
+    except (MPRestError, OSError, ValueError, KeyError, TypeError) as error:
+        raise HullError(f"the Materials Project gave no phases of {chemsys}: {first_line(error)}") from error
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([("material_id", "formula", "formation_energy_per_atom"), *sorted(rows)])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, text.getvalue())

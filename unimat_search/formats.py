@@ -1,0 +1,318 @@
+"""Formats of structures, each read from bytes; nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import pickle
+import tarfile
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import PurePosixPath
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pymatgen.core import Element, Lattice, Structure
+
+from unimat_search.records import FailedAttempt, first_line
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+ElementSet = frozenset[str]
+Named = Iterator[tuple[str, Structure | FailedAttempt]]
+"""Structures by name; where one of many can't be read, the reason."""
+
+UNREAD = "can't be read: "
+"""How reasons begin."""
+
+MAX_UNPACKED = 4 * 2**30
+"""Bytes that an archive may hold, unpacked."""
+
+SINGLE = (".cif", ".vasp", ".poscar", ".res")
+"""Formats of few structures: a file that can't be read counts as one that failed."""
+
+
+def format_of(name: str) -> str:
+    """The key of `READERS` for a file's name; empty if it has none."""
+    lower = PurePosixPath(name).name.lower()
+    if lower.startswith(("poscar", "contcar")):
+        return ".poscar"
+    return max((suffix for suffix in READERS if lower.endswith(suffix)), key=len, default="")
+
+
+def read_bytes(name: str, data: bytes, elements: Collection[ElementSet] | None = None) -> Named:
+    """The structures of a file.
+
+    Args:
+        name: Of the file; it tells the format.
+        data: Its content.
+        elements: Structures with another set of elements may be passed over unread.
+
+    Yields:
+        A name and a structure, or the reason why it can't be read.
+
+    Raises:
+        ValueError and others: If the file as a whole can't be read; parsers raise anything.
+    """
+    yield from READERS[format_of(name)](PurePosixPath(name).name, data, elements)
+
+
+def structure_from_atoms(atoms: Atoms) -> Structure:
+    """An ASE geometry as a structure, coordinates wrapped into the cell, other data dropped."""
+    if not atoms.cell.rank == 3:
+        raise ValueError("a geometry without a three-dimensional cell")
+    return Structure(atoms.cell.array, atoms.get_chemical_symbols(), atoms.get_scaled_positions(), to_unit_cell=True)
+
+
+def structure_from_row(row: Mapping[str, Any]) -> Structure:
+    """The structure of a row with `numbers`, `frac_coords` and `cell` (row vectors, angstrom), flattened."""
+    return _structure(np.reshape(row["cell"], (3, 3)), row["numbers"], np.reshape(row["frac_coords"], (-1, 3)))
+
+
+def structure_from_text(text: str) -> Structure:
+    """A structure from a CIF, or from a pymatgen structure's dictionary as JSON or as Python prints it.
+
+    Raises:
+        ValueError and others: If it is neither; parsers raise anything.
+    """
+    if not text.lstrip().startswith("{"):
+        return Structure.from_str(text, fmt="cif")
+    try:
+        return structure_from_dict(json.loads(text))
+    except json.JSONDecodeError:
+        return structure_from_dict(ast.literal_eval(text.strip()))
+
+
+def structure_from_dict(data: Any) -> Structure:  # noqa: ANN401
+    """The lattice, elements and fractional coordinates of a pymatgen structure's dictionary, and nothing else of it.
+
+    Raises:
+        ValueError: If it is none, or a site is partly filled.
+    """
+    try:
+        species = [site["species"] for site in data["sites"]]
+        symbols = [_element(one[0]["element"]) for one in species]
+        if any(len(one) != 1 or one[0].get("occu", 1) != 1 for one in species):
+            raise ValueError("a site is partly filled")
+        coords = [site["abc"] for site in data["sites"]]
+        return Structure(np.array(data["lattice"]["matrix"], dtype=float), symbols, np.array(coords, dtype=float))
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"no structure's dictionary ({type(error).__name__}: {first_line(error)})") from error
+
+
+def _element(symbol: Any) -> Element:  # noqa: ANN401
+    return Element(str(symbol).rstrip("+-0123456789"))
+
+
+def _structure(cell: Any, numbers: Sequence[int], frac_coords: Any) -> Structure:  # noqa: ANN401
+    return Structure(Lattice(cell), [Element.from_Z(int(z)) for z in numbers], frac_coords)
+
+
+def _cif(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
+    from pymatgen.io.cif import CifParser
+
+    stem = PurePosixPath(name).stem
+    structures = CifParser.from_str(data.decode("utf-8")).parse_structures(primitive=False)
+    for index, structure in enumerate(structures):
+        yield stem if len(structures) == 1 else f"{stem}-{index}", structure
+
+
+def _extxyz(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
+    from ase.io import iread
+
+    for index, atoms in enumerate(iread(io.StringIO(data.decode("utf-8")), index=":", format="extxyz")):
+        known = atoms.info.get("name") or atoms.info.get("material_id")
+        yield str(known or f"{PurePosixPath(name).stem}-{index}"), structure_from_atoms(atoms)
+
+
+def _poscar(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
+    yield name, Structure.from_str(data.decode("utf-8"), fmt="poscar")
+
+
+def _res(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
+    from unimat_search.res import read_res_lines
+
+    entries = read_res_lines(data.decode("utf-8").splitlines(), PurePosixPath(name).stem)
+    yield from ((entry.name, entry.structure) for entry in entries)
+
+
+def _parquet(name: str, data: bytes, elements: Collection[ElementSet] | None) -> Named:
+    """Columns numbers, frac_coords, cell and, for names, material_id."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parquet = pq.ParquetFile(pa.BufferReader(data))
+    missing = {"numbers", "frac_coords", "cell"} - set(parquet.schema_arrow.names)
+    if missing:
+        raise ValueError(f"column {sorted(missing)[0]} is missing")
+    columns = [c for c in ("material_id", "numbers", "frac_coords", "cell") if c in parquet.schema_arrow.names]
+    wanted = None if elements is None else {frozenset(Element(el).Z for el in one) for one in elements}
+    position = -1
+    for batch in parquet.iter_batches(columns=columns):
+        for row in batch.to_pylist():
+            position += 1
+            if wanted is None or frozenset(row["numbers"]) in wanted:
+                row_name = str(row.get("material_id") or f"{PurePosixPath(name).stem}-{position}")
+                yield row_name, or_reason(structure_from_row, row)
+
+
+def _csv(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
+    """A column cif or structure, of CIFs or dictionaries as text, and for names material_id."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    table = csv.read_csv(pa.BufferReader(data), parse_options=csv.ParseOptions(newlines_in_values=True))
+    texts = next((table.column(column) for column in ("cif", "structure") if column in table.column_names), None)
+    if texts is None:
+        raise ValueError("it has no column cif or structure")
+    names = table.column("material_id").to_pylist() if "material_id" in table.column_names else [None] * len(texts)
+    for index, (known, text) in enumerate(zip(names, texts.to_pylist(), strict=True)):
+        yield str(known or f"{name}-{index}"), or_reason(structure_from_text, str(text or ""))
+
+
+def _json(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
+    """One pymatgen structure's dictionary, a list of them, or of them by name."""
+    content = json.loads(data)
+    if isinstance(content, Mapping) and "sites" in content:
+        content = {PurePosixPath(name).stem: content}
+    elif isinstance(content, list):
+        content = {f"{PurePosixPath(name).stem}-{index}": one for index, one in enumerate(content)}
+    for known, one in content.items():
+        yield str(known), or_reason(structure_from_dict, one)
+
+
+def _tensors(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
+    """Samples as CDVAE and DiffCSP write them (`eval_gen.pt`, `eval_diff.pt`): arrays of all atoms, one set a run.
+
+    Keys: num_atoms (runs, m), atom_types (runs, s), frac_coords (runs, s, 3), and lattices (runs, m, 3, 3) or lengths
+    and angles (runs, m, 3).
+    """
+    import torch
+
+    content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=_ONLY_TENSORS)
+    arrays = {key: np.asarray(value) for key, value in content.items() if isinstance(value, torch.Tensor)}
+    for run, counts in enumerate(np.atleast_2d(arrays["num_atoms"]).astype(int)):
+        types = arrays["atom_types"].reshape(-1, counts.sum())[run]
+        coords = arrays["frac_coords"].reshape(-1, counts.sum(), 3)[run]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        for index, (start, end) in enumerate(pairwise(starts)):
+            row = {"cell": _cell(arrays, run, index, len(counts)), "numbers": types[start:end]}
+            yield f"{name}-{run}-{index}", or_reason(structure_from_row, row | {"frac_coords": coords[start:end]})
+
+
+def _cell(arrays: Mapping[str, Any], run: int, index: int, count: int) -> Any:  # noqa: ANN401
+    if "lattices" in arrays:
+        return arrays["lattices"].reshape(-1, count, 3, 3)[run, index]
+    lengths, angles = (arrays[key].reshape(-1, count, 3)[run, index] for key in ("lengths", "angles"))
+    return Lattice.from_parameters(*lengths.tolist(), *angles.tolist()).matrix
+
+
+class _Inert:
+    """Stands for any object that is no tensor: takes everything, does nothing."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+    def __setitem__(self, key: object, value: object) -> None: ...
+
+    def append(self, item: object) -> None: ...
+
+    def extend(self, items: object) -> None: ...
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Builds tensors and plain containers; whatever else a pickle names becomes inert."""
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
+        import torch
+
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return torch._utils._rebuild_tensor_v2
+        if module == "torch" and name.endswith("Storage"):
+            return getattr(torch, name, _Inert)
+        return _Inert
+
+
+_ONLY_TENSORS = ModuleType("only_tensors", "What torch.load takes for pickle.")
+vars(_ONLY_TENSORS).update(
+    Unpickler=_TensorUnpickler,
+    UnpicklingError=pickle.UnpicklingError,
+    load=lambda file, **_: _TensorUnpickler(file).load(),
+)
+
+
+def _zip(_: str, data: bytes, elements: Collection[ElementSet] | None) -> Named:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = [one for one in archive.infolist() if not one.is_dir()]
+        sizes = {one.filename: one.file_size for one in members}
+        yield from _members(sizes, archive.read, elements)
+
+
+def _tar(_: str, data: bytes, elements: Collection[ElementSet] | None) -> Named:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        members = {one.name: one for one in archive.getmembers() if one.isreg()}
+
+        def read(name: str) -> bytes:
+            file = archive.extractfile(members[name])
+            return file.read() if file else b""
+
+        yield from _members({name: one.size for name, one in members.items()}, read, elements)
+
+
+def _members(sizes: Mapping[str, int], read: Callable[[str], bytes], elements: Collection[ElementSet] | None) -> Named:
+    """The structure files of an archive, read in memory: nothing is unpacked to anywhere."""
+    if sum(sizes.values()) > MAX_UNPACKED:
+        raise ValueError(f"unpacked it is larger than {MAX_UNPACKED >> 30} GiB")
+    files = sorted(name for name in sizes if format_of(name) in COLLECTED and "__MACOSX" not in name)
+    if not files:
+        raise ValueError("it holds no structure file")
+    for name in files:
+        yield from read_or_reason(name, read(name), elements)
+
+
+def read_or_reason(name: str, data: bytes, elements: Collection[ElementSet] | None = None) -> Named:
+    """As `read_bytes`; where a file of few structures can't be read, that is one that failed."""
+    try:
+        yield from read_bytes(name, data, elements)
+    except Exception as error:
+        if format_of(name) not in SINGLE:
+            raise
+        yield PurePosixPath(name).name, FailedAttempt(f"{UNREAD}{first_line(error)}")
+
+
+def or_reason(read: Callable[[Any], Structure], source: Any) -> Structure | FailedAttempt:  # noqa: ANN401
+    """What `read` makes of a source, or the reason why it makes nothing."""
+    try:
+        return read(source)
+    except Exception as error:  # parsers raise anything
+        return FailedAttempt(f"{UNREAD}{first_line(error)}")
+
+
+READERS: dict[str, Callable[[str, bytes, Collection[ElementSet] | None], Named]] = {
+    ".cif": _cif,
+    ".csv": _csv,
+    ".extxyz": _extxyz,
+    ".json": _json,
+    ".parquet": _parquet,
+    ".poscar": _poscar,
+    ".pt": _tensors,
+    ".res": _res,
+    ".tar": _tar,
+    ".tar.gz": _tar,
+    ".tgz": _tar,
+    ".vasp": _poscar,
+    ".xyz": _extxyz,
+    ".zip": _zip,
+}
+"""By suffix."""
+
+COLLECTED = (".cif", ".extxyz", ".parquet", ".poscar", ".res", ".vasp", ".xyz")
+"""What counts as a structure file in a folder or an archive; the others may be anything."""
