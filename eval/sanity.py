@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
-from pymatgen.optimization.neighbors import find_points_in_spheres
 
+from unimat_search.fingerprint import neighbour_pairs
 from unimat_search.records import Outcome, Relaxation
 
 FloatArray = NDArray[np.float64]
@@ -167,23 +167,6 @@ def _shape_problem(reduced: Lattice, limits: Limits) -> Problem | None:
     if max(reduced.lengths) / min(reduced.lengths) > limits.max_aspect:
         return Problem(Outcome.EXPLODED, f"cell lengths {_round(reduced.lengths)} are degenerate")
     return None
-
-
-def neighbour_pairs(
-    lattice: FloatArray, positions: FloatArray, radius: float
-) -> tuple[NDArray[np.int_], NDArray[np.int_], FloatArray]:
-    """All pairs of atoms, periodic images included, nearer than `radius` (angstrom).
-
-    Returns:
-        Centre indices, neighbour indices, distances; each pair stands in both directions, an atom is
-        not its own neighbour except through a lattice translation.
-    """
-    coords = np.ascontiguousarray(positions, dtype=float)
-    centers, neighbors, images, distances = find_points_in_spheres(
-        coords, coords, r=radius, pbc=np.ones(3, dtype=np.int64), lattice=np.ascontiguousarray(lattice), tol=1e-8
-    )
-    other = (centers != neighbors) | (images != 0).any(axis=1)
-    return centers[other], neighbors[other], distances[other]
 
 
 def _round(values: tuple[float, ...]) -> list[float]:

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations_with_replacement, takewhile
+from itertools import takewhile
 
 import numpy as np
-from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from unimat_search.eval.match import structure_matcher
-from unimat_search.eval.sanity import neighbour_pairs
+from unimat_search.fingerprint import FloatArray, difference, fingerprint
 from unimat_search.records import MatchSettings
-
-FloatArray = NDArray[np.float64]
-
-REACH = 2.5
-"""Pairs count up to this many times the cube root of the volume per atom."""
-
-BINS = 25
-WIDTH = 2.0
-"""Of the Gaussians, in bins."""
 
 CLOSE = 0.35
 """Fingerprints of equal crystals differ by less, relative to their length; 0.05 angstrom of noise makes about 0.15."""
@@ -84,33 +74,3 @@ def unite(
         else:
             home.members.append(index)
     return families
-
-
-def fingerprint(structure: Structure) -> FloatArray:
-    """Smoothed counts of neighbours by distance for each pair of elements, the same for every cell of a crystal.
-
-    Distances are in units of the cube root of the volume per atom, so that a change of scale does not matter.
-
-    Returns:
-        Elements in alphabetical order, pairs of them, `BINS` numbers each.
-    """
-    scale = (structure.volume / len(structure)) ** (1 / 3)
-    symbols = np.array([site.specie.symbol for site in structure])
-    centers, neighbors, distances = neighbour_pairs(
-        structure.lattice.matrix, structure.cart_coords, (REACH + 0.3) * scale
-    )
-    edges = np.linspace(0, REACH, BINS)
-    rows = []
-    for a, b in combinations_with_replacement(sorted({*symbols.tolist()}), 2):
-        own = (symbols[centers] == a) & (symbols[neighbors] == b)
-        reduced = distances[own] / scale
-        weights = np.exp(-0.5 * ((reduced[:, None] - edges) / (WIDTH * REACH / BINS)) ** 2)
-        rows.append((weights / np.maximum(reduced[:, None], 0.1) ** 2).sum(axis=0) / (symbols == a).sum())
-    return np.concatenate(rows)
-
-
-def difference(first: FloatArray, second: FloatArray) -> float:
-    """Distance of two fingerprints relative to their mean length; infinite if their elements differ in number."""
-    if first.shape != second.shape:
-        return float("inf")
-    return float(2 * np.linalg.norm(first - second) / (np.linalg.norm(first) + np.linalg.norm(second)))

@@ -10,7 +10,8 @@ from pymatgen.core import Composition, Lattice, Structure
 
 from unimat_search.airss import RandomSearch, paper, standard, wide
 from unimat_search.airss.knowledge import expect_from_radii, expect_from_table
-from unimat_search.eval.sanity import neighbour_pairs, structure_problem
+from unimat_search.eval.sanity import structure_problem
+from unimat_search.fingerprint import neighbour_pairs
 from unimat_search.records import FailedAttempt
 from unimat_search.registry import Spec, load
 from unimat_search.testing import check_generator

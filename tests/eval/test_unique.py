@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
-from unimat_search.eval.unique import CLOSE, difference, fingerprint, unite
+from unimat_search.eval.unique import CLOSE, unite
+from unimat_search.fingerprint import difference, fingerprint
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0, 0]])
 CAESIUM_CHLORIDE = Structure(Lattice.cubic(3.5), ["Cl", "Na"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])

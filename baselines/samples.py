@@ -1,0 +1,55 @@
+"""Anybody's structures as a generator: what an outside tool wrote, scored without installing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from pymatgen.core import Composition, Structure
+
+from unimat_search.cells import in_cell
+from unimat_search.files import read_file, structure_files
+from unimat_search.records import FailedAttempt
+
+
+class StructureFiles:
+    """The structures of a file, a folder or an archive, in their order; the seed changes nothing.
+
+    A structure serves a composition if its reduced formula is that one's: as it is, as its primitive cell, or as a
+    supercell of either, whichever has the asked number of atoms. One that can't be read serves none.
+
+    Args:
+        path: See `unimat_search.files.read_structures`.
+
+    Raises:
+        ValueError: If the path holds nothing of a known format, or a table in it is damaged.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.structures: dict[str, list[Structure]] = {}
+        for file in structure_files(Path(path)):
+            for _, structure in read_file(file):
+                if isinstance(structure, Structure) and structure.is_ordered and len(structure):
+                    self.structures.setdefault(structure.composition.reduced_formula, []).append(structure)
+        self.path = path
+
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:  # noqa: ARG002
+        """See `unimat_search.protocol.StructureGenerator.generate`."""
+        own = self.structures.get(composition.reduced_formula, [])
+        for structure in own[:n]:
+            yield _fitted(structure, composition)
+        for _ in range(n - len(own)):
+            yield FailedAttempt(f"{self.path} holds {len(own)} structures of {composition.reduced_formula}")
+
+
+def _fitted(structure: Structure, composition: Composition) -> Structure | FailedAttempt:
+    """A structure in a cell of a composition, or the reason why it fits none."""
+    if not (np.isfinite(structure.frac_coords).all() and np.isfinite(structure.lattice.matrix).all()):
+        return FailedAttempt("a coordinate or cell vector is not a finite number")
+    if abs(structure.lattice.volume) < 1e-3:
+        return FailedAttempt("the cell has no volume")
+    fitted = in_cell(structure, int(composition.num_atoms))
+    if fitted is None:
+        return FailedAttempt(f"a cell of {len(structure)} atoms can't become one of {composition.formula}")
+    return fitted
