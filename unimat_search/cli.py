@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unimat_search.cli_airss import airss
+from unimat_search.cli_evaluate import evaluate
 from unimat_search.cli_hull import hull
 from unimat_search.cli_model import data, sample, train
 from unimat_search.cli_reproduce import report, reproduce
@@ -252,7 +253,7 @@ def _numbers(text: str) -> tuple[float, float, float]:
     return ltol, stol, angle_tol
 
 
-for command in (train, sample, data, airss, hull, reproduce, report):
+for command in (train, sample, data, airss, evaluate, hull, reproduce, report):
     main.add_command(command)
 
 if __name__ == "__main__":

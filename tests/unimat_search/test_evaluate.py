@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from pymatgen.core import Lattice, Structure
+
+from unimat_search.baselines.published import published
+from unimat_search.cli import main
+from unimat_search.evaluate import NAMES, evaluate, read_benchmark, read_samples
+from unimat_search.registry import Spec
+from unimat_search.unimat.sources import from_structures, write_parquet
+
+
+def alloy(a: str, b: str, edge: float) -> Structure:
+    return Structure(Lattice.cubic(edge), [a, b], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+TEST = {"cu-au": alloy("Cu", "Au", 3.1), "ni-al": alloy("Ni", "Al", 2.9), "pd-ag": alloy("Pd", "Ag", 3.2)}
+TRAIN = {"cu-ni": alloy("Cu", "Ni", 2.9), "pt-au": alloy("Pt", "Au", 3.2)}
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    (tmp_path / "mp_20").mkdir()
+    write_parquet(from_structures(TEST.items()), tmp_path / "mp_20" / "test.parquet")
+    write_parquet(from_structures(TRAIN.items()), tmp_path / "mp_20" / "train.parquet")
+    return tmp_path
+
+
+def test_the_test_set_itself_is_perfect(data_dir: Path) -> None:
+    samples = read_samples(data_dir / "mp_20" / "test.parquet")
+    table = evaluate(samples, read_benchmark("mp-20", data_dir), workers=1)
+    ones = ("valid_structure", "sane_structure", "valid_composition", "coverage_recall", "coverage_precision")
+    assert [table[name] for name in (*ones, "unique", "novel", "match_everyone_rate")] == [1.0] * 8
+    for name in ("density_distance", "num_elements_distance", "match_everyone_distance"):
+        assert table[name] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_copies_and_broken_crystals(data_dir: Path) -> None:
+    """Of six: two alike, one of the training set, one that can't be read, one with atoms on top of each other."""
+    with zipfile.ZipFile(data_dir / "samples.zip", "w") as archive:
+        together = Structure(Lattice.cubic(3), ["Cu", "Au"], [[0.0, 0, 0], [0.05, 0, 0]])
+        made = [TEST["cu-au"], TEST["cu-au"], TRAIN["pt-au"], alloy("Pd", "Cu", 3.0), together]
+        for index, structure in enumerate(made):
+            archive.writestr(f"{index}.cif", structure.to(fmt="cif"))
+        archive.writestr("5.cif", "broken")
+    samples = read_samples(data_dir / "samples.zip")
+    assert samples.n_generated == 6
+    assert list(samples.reasons) == ["5.cif"]
+    table = evaluate(samples, read_benchmark("mp-20", data_dir), workers=1)
+    assert (table["n_generated"], table["n_read"]) == (6, 5)
+    assert table["valid_structure"] == pytest.approx(4 / 6)
+    assert table["unique"] == pytest.approx(3 / 6)
+    assert table["novel"] == pytest.approx(3 / 6)
+    assert (table["n_asked"], table["match_everyone_rate"]) == (1, 1.0)
+
+
+def test_stability_of_samples(data_dir: Path) -> None:
+    (data_dir / "phases.csv").write_text("formula,formation_energy_per_atom\nCuAu,5.0\nNiAl,-5.0\n")
+    samples = read_samples(data_dir / "mp_20" / "test.parquet")
+    hull = str(data_dir / "phases.csv")
+    table = evaluate(samples, read_benchmark("mp-20", data_dir), relaxer=Spec.parse("emt"), hull=hull, workers=1)
+    assert table["convergence_rate"] == 1.0
+    assert table["n_hull_distances"] == 3
+    assert 1 <= table["n_stable"] <= 2  # CuAu may be below its elements, NiAl can't be below the hull
+    assert table["stable_unique_new"] == pytest.approx(table["n_stable"] / 3)
+    assert table["displacement"] == pytest.approx(0.0, abs=1e-3)
+    without = evaluate(samples, read_benchmark("mp-20", data_dir), relaxer=Spec.parse("emt"), hull="none", workers=1)
+    assert without["stable_unique_new"] is None
+
+
+def test_the_command(data_dir: Path) -> None:
+    file = str(data_dir / "mp_20" / "test.parquet")
+    command = ["evaluate", file, "--data", "mp-20", "--data-dir", str(data_dir), "--workers", "1"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    assert "UniMat (paper)" in result.output
+    assert "0.972" in result.output
+    as_json = CliRunner().invoke(main, [*command, "--format", "json"])
+    assert json.loads(as_json.output)["coverage_recall"] == 1.0
+    for wrong, says in (
+        (["evaluate", str(data_dir / "missing.cif"), "--data-dir", str(data_dir)], "does not exist"),
+        (["evaluate", file, "--data", "mp-21", "--data-dir", str(data_dir)], "mp_21/test"),
+        (["evaluate", file, "--data-dir", str(data_dir), "--relaxer", "nothing"], "none of the relaxers"),
+    ):
+        result = CliRunner().invoke(main, wrong)
+        assert result.exit_code == 2
+        assert says in result.output
+        assert len(result.output.strip().splitlines()) == 1
+
+
+def test_papers_say_what_can_be_compared() -> None:
+    for data in ("mp_20", "perov_5", "carbon_24"):
+        assert [paper.name for paper in published(data)] == ["CDVAE", "UniMat"]
+    for paper in published("mp_20"):
+        assert paper.citation
+        assert paper.comparable
+        assert set(paper.metrics) <= {*NAMES, "energy_distance"}
+    assert published("nothing") == []

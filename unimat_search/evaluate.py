@@ -1,0 +1,309 @@
+"""The proxy table of any set of structures, held against a data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pymatgen.core import Composition, Element, Structure
+
+from unimat_search.baselines.published import Published
+from unimat_search.eval.coverage import CUTOFFS
+from unimat_search.eval.hull import BOUNDS
+from unimat_search.eval.hull_sources import load_hull
+from unimat_search.eval.metrics import HULL_COUNTS, rate, summarise_hull
+from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, quiet, relax_chunks, usable_cores
+from unimat_search.eval.proxy import Facts, facts_of, proxy_metrics
+from unimat_search.eval.references import References, cache_folder, references_for
+from unimat_search.eval.report import Row, Section, number
+from unimat_search.eval.sets import KnownCrystals, displacement, families, match_everyone, rms_distances
+from unimat_search.files import read_file, structure_files
+from unimat_search.records import MatchSettings, Outcome, Relaxation, RelaxSettings
+from unimat_search.registry import Spec
+from unimat_search.unimat.elements import composition_key, composition_numbers
+from unimat_search.unimat.sources import find_data, read_source
+from unimat_search.unimat.structures import StructureSet
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Generated crystals.
+
+    Attributes:
+        structures: Those that could be read, by name, in their order.
+        reasons: Why the others could not, by name.
+    """
+
+    structures: dict[str, Structure]
+    reasons: dict[str, str]
+
+    @property
+    def n_generated(self) -> int:
+        """All of them: the denominator."""
+        return len(self.structures) + len(self.reasons)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set to be held against.
+
+    Attributes:
+        name: "mp_20".
+        test: What the samples should be like.
+        train: What they should not merely repeat; empty where no training split is to be had.
+    """
+
+    name: str
+    test: StructureSet
+    train: StructureSet | None
+
+
+def read_samples(path: Path) -> Samples:
+    """All crystals of a file, folder or archive; a name that comes again is numbered.
+
+    Raises:
+        ValueError: If a file as a whole can't be read.
+    """
+    structures: dict[str, Structure] = {}
+    reasons: dict[str, str] = {}
+    with quiet():
+        items = [item for file in structure_files(path) for item in read_file(file)]
+    for index, (name, item) in enumerate(items):
+        unique = f"{name}#{index}" if name in structures or name in reasons else name
+        if isinstance(item, Structure) and not (problem := _problem(item)):
+            structures[unique] = item
+        else:
+            reasons[unique] = problem if isinstance(item, Structure) else item.reason
+    return Samples(structures, reasons)
+
+
+def _problem(structure: Structure) -> str:
+    """Why a structure is no crystal at all, or nothing."""
+    if not len(structure):
+        return "no atoms"
+    if not structure.is_ordered:
+        return "a site is partly filled"
+    if not all(Element.is_valid_symbol(getattr(site.specie, "symbol", "")) for site in structure):
+        return "a site holds no element"
+    return ""
+
+
+def read_benchmark(name: str, data_dir: Path | None) -> Benchmark:
+    """A public data set ("mp-20", "perov-5", "carbon-24", "mpts-52") with its splits.
+
+    Raises:
+        ValueError: If it has no test split.
+    """
+    key = name.replace("-", "_")
+    test = read_source(f"{key}/test", data_dir).structures
+    for split in ("train", "train_partial"):
+        try:
+            find_data(f"{key}/{split}", data_dir)
+        except ValueError:
+            continue
+        return Benchmark(key, test, read_source(f"{key}/{split}", data_dir).structures)
+    return Benchmark(key, test, None)
+
+
+def evaluate(
+    samples: Samples,
+    benchmark: Benchmark,
+    *,
+    relaxer: Spec | None = None,
+    hull: str = "",
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """The proxy table; with a relaxer, energies, stability and S.U.N. too.
+
+    Args:
+        samples: What was generated.
+        benchmark: What it is held against.
+        relaxer: Relaxes the valid samples.
+        hull: See `unimat_search.eval.hull_sources.load_hull`.
+        workers: Processes.
+
+    Returns:
+        Numbers by name; shares are of all samples, energies eV/atom.
+
+    Raises:
+        UserError: If the hull can't be had.
+    """
+    workers = workers or usable_cores()
+    structures = list(samples.structures.values())
+    facts = facts_of(structures, workers=workers)
+    known = _known_facts(benchmark.test, workers)
+    cutoffs = CUTOFFS.get(benchmark.name, CUTOFFS["mp_20"])
+    with quiet():
+        table = proxy_metrics(facts, known, samples.n_generated, cutoffs)
+        valid = [structures[row] for row in np.flatnonzero(facts.valid_structure)]
+        firsts = {family[0] for family in families(valid)}
+        new = _new(valid, benchmark.train) if benchmark.train else None
+        table |= {
+            "unique": rate(len(firsts), samples.n_generated),
+            "novel": None if new is None else rate(sum(new), samples.n_generated),
+        }
+        table |= _matches(valid, benchmark.test, MatchSettings())
+    if relaxer:
+        counted = [row in firsts and (new is None or new[row]) for row in range(len(valid))]
+        table |= _stability(valid, counted, relaxer, hull, samples.n_generated, workers)
+    return table
+
+
+def _known_facts(structures: StructureSet, workers: int) -> Facts:
+    """Of a data set, computed once and kept."""
+    file = cache_folder() / "evaluate" / f"{structures.sha256}.npz"
+    if not file.is_file():
+        facts_of(_all_structures(structures), workers=workers).save(file)
+    return Facts.load(file)
+
+
+def _new(structures: Sequence[Structure], train: StructureSet) -> list[bool]:
+    """Whether each structure is none of the training set's."""
+    known = KnownCrystals(_by_formula(train, {structure.composition.reduced_formula for structure in structures}))
+    return [structure not in known for structure in structures]
+
+
+def _matches(structures: Sequence[Structure], test: StructureSet, matcher: MatchSettings) -> dict[str, Any]:
+    """METRe and cRMSE over the test structures whose composition was generated; None where none was."""
+    made: dict[str, list[Structure]] = {}
+    for structure in structures:
+        made.setdefault(structure.composition.reduced_formula, []).append(structure)
+    known = _by_formula(test, made.keys())
+    if not known:
+        return {"n_asked": 0, "match_everyone_rate": None, "match_everyone_distance": None}
+    distances = [rms_distances(made[formula], polymorphs, matcher) for formula, polymorphs in known.items()]
+    share, mean = match_everyone(distances, matcher)
+    return {"n_asked": sum(map(len, known.values())), "match_everyone_rate": share, "match_everyone_distance": mean}
+
+
+def _stability(
+    structures: Sequence[Structure],
+    counted: Sequence[bool],
+    relaxer: Spec,
+    hull_source: str,
+    n_generated: int,
+    workers: int,
+) -> dict[str, Any]:
+    """Relaxed: convergence, formation energies, distance to the hull, S.U.N., and how far atoms moved.
+
+    Args:
+        structures: To relax.
+        counted: Which are unique and new.
+        relaxer: The potential.
+        hull_source: See `evaluate`.
+        n_generated: The denominator.
+        workers: Processes.
+    """
+    potential = load_relaxer(relaxer).name
+    systems = {frozenset(el.symbol for el in one.composition.elements) for one in structures}
+    references = references_for(relaxer, potential, set().union(*systems), workers=workers)
+    hull = load_hull(hull_source, systems, references)
+    results = _relaxed(structures, relaxer, workers)
+    energies = {
+        row: energy for row, one in results.items() if (energy := _formation_energy(one, references)) is not None
+    }
+    above = {
+        row: hull.at(structures[row].composition).e_above_hull(energy) if hull else math.nan
+        for row, energy in energies.items()
+    }
+    moved = [displacement(structures[row], one.structure) for row, one in results.items() if one.structure]
+    return {
+        "potential": potential,
+        "hull_reference": hull.reference if hull else None,
+        "convergence_rate": rate(len(results), n_generated),
+        "formation_energy_per_atom": float(np.mean(list(energies.values()))) if energies else None,
+        "displacement": float(np.mean(moved)) if moved else None,
+        **(summarise_hull(list(above.values())) if hull else {}),
+        "stable_unique_new": rate(sum(counted[row] for row, value in above.items() if value < 0), n_generated)
+        if hull
+        else None,
+    }
+
+
+def _relaxed(structures: Sequence[Structure], relaxer: Spec, workers: int) -> dict[int, Relaxation]:
+    """Relaxations that converged, by position."""
+    order = sorted(range(len(structures)), key=lambda row: len(structures[row]))
+    chunks = ((rows, [structures[row] for row in rows]) for rows in chunked(order, DEFAULT_CHUNK))
+    return {
+        row: result
+        for rows, results in relax_chunks(relaxer, chunks, RelaxSettings(), workers=workers)
+        for row, result in zip(rows, results, strict=True)
+        if result.outcome is Outcome.CONVERGED
+    }
+
+
+def _formation_energy(result: Relaxation, references: References) -> float | None:
+    if result.structure is None or result.energy is None:
+        return None
+    return references.formation_energy_per_atom(result.structure.composition, result.energy)
+
+
+def _all_structures(structures: StructureSet) -> list[Structure]:
+    return [
+        Structure(one.cells[0].astype(float), one.numbers.tolist(), one.frac_coords.astype(float)) for one in structures
+    ]
+
+
+def _by_formula(structures: StructureSet, formulas: Collection[str]) -> dict[str, list[Structure]]:
+    """The structures of some reduced formulas."""
+    keys = {composition_key(composition_numbers(Composition(formula))): formula for formula in formulas}
+    found: dict[str, list[Structure]] = {}
+    for structure in _all_structures(structures.where(keys.__contains__)):
+        found.setdefault(structure.composition.reduced_formula, []).append(structure)
+    return found
+
+
+NAMES = {
+    "valid_structure": "valid structures (0.5 angstrom)",
+    "sane_structure": "valid structures (ours)",
+    "valid_composition": "valid compositions (SMACT)",
+    "valid": "valid",
+    "coverage_recall": "COV-R",
+    "coverage_precision": "COV-P",
+    "density_distance": "density, Wasserstein (g/cm3)",
+    "num_elements_distance": "number of elements, Wasserstein",
+    "unique": "unique",
+    "novel": "new",
+    "match_everyone_rate": "METRe",
+    "match_everyone_distance": "cRMSE",
+    "convergence_rate": "converged",
+    "formation_energy_per_atom": "formation energy, mean (eV/atom)",
+    "displacement": "displacement, mean (angstrom)",
+    "stable_unique_new": "stable, unique and new",
+}
+"""Rows of the table."""
+
+
+def sections(table: Mapping[str, Any], papers: Sequence[Published]) -> list[Section]:
+    """The table, with papers' numbers in columns of their own."""
+    rows: list[Row] = []
+    for key, name in NAMES.items():
+        if key in table:
+            theirs = {f"{paper.name} (paper)": number(paper.metrics.get(key)) for paper in papers}
+            rows.append({"metric": name, "samples": number(table[key])} | theirs)
+    return [(f"{table['n_generated']} samples", rows)]
+
+
+def footnotes(table: Mapping[str, Any], papers: Sequence[Published]) -> str:
+    """What the numbers mean."""
+    lines = [
+        f"Shares are of all {table['n_generated']} samples; {table['n_generated'] - table['n_read']} can't be read.",
+        "COV-R, COV-P: CrystalNN and Magpie fingerprints, CDVAE's cut-offs; Wasserstein distances: of valid samples.",
+        "unique: no earlier sample is the same crystal; new: none of the training set's (StructureMatcher 0.2, 0.3, 5)",
+    ]
+    if table["n_asked"]:
+        lines.append(
+            f"METRe: share of the {table['n_asked']} test structures of generated compositions that a sample matches "
+            "(StructureMatcher 0.3, 0.5, 10); cRMSE: mean distance, the tolerance where none does."
+        )
+    if table.get("hull_reference"):
+        counts = ", ".join(f"{table[name]} below {bound:g}" for name, bound in zip(HULL_COUNTS, BOUNDS, strict=True))
+        lines.append(
+            f"e_above_hull, eV/atom, of {table['n_hull_distances']}: {counts}; against {table['hull_reference']}."
+        )
+    lines += [f"{paper.name}: {paper.citation}; {paper.protocol}. Comparable: {paper.comparable}." for paper in papers]
+    return "\n".join(lines)
