@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Composition, Lattice, Structure
 
-from unimat_search.baselines import StructureFiles, UniformRandom
+from unimat_search.baselines.samples import StructureFiles
+from unimat_search.baselines.uniform import UniformRandom
 from unimat_search.records import FailedAttempt
 from unimat_search.testing import check_generator
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Composition, Lattice, Structure
 
-from unimat_search.baselines import TemplateSubstitution
-from unimat_search.baselines.substitution import _likeness
+from unimat_search.baselines.substitution import TemplateSubstitution, _likeness
 from unimat_search.cells import hermite_forms, in_cell, supercell
 from unimat_search.records import FailedAttempt
 from unimat_search.testing import check_generator

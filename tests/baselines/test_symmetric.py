@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pymatgen.core import Composition, Structure
 
-from unimat_search.baselines import PyxtalRandom
+from unimat_search.baselines.symmetric import PyxtalRandom
 from unimat_search.records import FailedAttempt
 from unimat_search.testing import check_generator
 

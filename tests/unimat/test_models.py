@@ -19,8 +19,9 @@ from unimat_search.unimat.checkpoint import build, load_model, save_model
 from unimat_search.unimat.grid_model import GridModel
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties
 from unimat_search.unimat.sample import UniMatGenerator, as_structure, is_sound, sample, sample_freely
-from unimat_search.unimat.slot_model import SlotModel, fit_log_volumes
+from unimat_search.unimat.slot_model import SlotModel
 from unimat_search.unimat.slots import SlotDenoiser, shortest_distances
+from unimat_search.unimat.volume_model import fit_log_volumes
 
 DENOISERS = tuple(TINY)
 DATA = random_set(5, 40)
@@ -79,7 +80,9 @@ def test_a_sample_depends_on_its_stream_and_not_on_its_batch(model: CrystalModel
     assert not torch.allclose(together[0][1], together[1][1], atol=1e-2)
 
 
-def test_guidance_asks_more_loudly(model: CrystalModel) -> None:
+@pytest.mark.parametrize("denoiser", ["slots", "unet"])
+def test_guidance_asks_more_loudly(denoiser: str) -> None:
+    model = tiny_model(denoiser, DATA)
     atoms = [torch.tensor([11, 17, 8])]
     asked = torch.tensor([-3.0, 1.0])
 
@@ -118,8 +121,9 @@ def test_properties_are_dropped_at_the_rate_asked_for() -> None:
     assert not drop_properties(properties, 0.0, torch.Generator()).isnan().any()
 
 
-def test_a_model_comes_back_from_its_file(model: CrystalModel, tmp_path: Path) -> None:
-    denoiser = "unet" if isinstance(model, GridModel) else "slots"
+@pytest.mark.parametrize("denoiser", DENOISERS)
+def test_a_model_comes_back_from_its_file(denoiser: str, tmp_path: Path) -> None:
+    model = tiny_model(denoiser, DATA)
     file = tmp_path / "model.safetensors"
     save_model(file, model, {"config": {"denoiser": denoiser, "model": TINY[denoiser]}}, dtype=torch.float32)
     back, header = load_model(file)
@@ -151,7 +155,7 @@ def test_a_model_of_another_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_denoisers_and_settings_are_named() -> None:
-    with pytest.raises(ValueError, match="no denoiser 'net'; there are slots, unet"):
+    with pytest.raises(ValueError, match="no denoiser 'net'; there are cdvae, slots, unet"):
         build("net", {})
     with pytest.raises(ValueError, match=r"unknown setting model\.network\.breadth; there are width"):
         build("slots", {"network": {"breadth": 3}})

@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unimat_search.unimat.grid_model import GridModel, GridModelConfig
 from unimat_search.unimat.model import CrystalModel
-from unimat_search.unimat.slot_model import SlotModel, SlotModelConfig
 from unimat_search.unimat.tables import from_table
 
-DENOISERS: dict[str, tuple[type[Any], Callable[[Any], CrystalModel]]] = {
-    "slots": (SlotModelConfig, SlotModel),
-    "unet": (GridModelConfig, GridModel),
-}
-"""Settings and model of each denoiser by name."""
+DENOISERS = "unimat_search.denoisers"
+"""Entry points of models by name: classes made from the settings that their `config_class` describes."""
+
+
+def denoisers() -> dict[str, EntryPoint]:
+    """All installed models by name."""
+    return {point.name: point for point in sorted(entry_points(group=DENOISERS), key=lambda point: point.name)}
 
 
 def build(denoiser: str, table: Mapping[str, Any]) -> CrystalModel:
     """An untrained model.
 
+    Only what is installed has a name: a file from a stranger can't name other code.
+
     Raises:
         ValueError: If there is no such denoiser, or one of its settings is wrong.
     """
-    if denoiser not in DENOISERS:
-        raise ValueError(f"no denoiser {denoiser!r}; there are {', '.join(DENOISERS)}")
-    config, model = DENOISERS[denoiser]
-    return model(from_table(config, table, where="model."))
+    known = denoisers()
+    if denoiser not in known:
+        raise ValueError(f"no denoiser {denoiser!r}; there are {', '.join(known)}")
+    model = known[denoiser].load()
+    built: CrystalModel = model(from_table(model.config_class, table, where="model."))
+    return built
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

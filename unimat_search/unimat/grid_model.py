@@ -56,6 +56,8 @@ class GridModel(CrystalModel):
 
     default_steps = 256
 
+    config_class = GridModelConfig
+
     def __init__(self, config: GridModelConfig) -> None:
         super().__init__()
         self.config = config

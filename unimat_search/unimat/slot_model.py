@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from unimat_search.unimat import flow
 from unimat_search.unimat.batches import Batch
-from unimat_search.unimat.cell import CELL_SIZE, cell_to_vector, vector_to_cell
-from unimat_search.unimat.elements import MAX_ATOMIC_NUMBER
+from unimat_search.unimat.cell import CELL_SIZE
 from unimat_search.unimat.grid import rank_among_like
-from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties, guided, moved
+from unimat_search.unimat.model import SampleSettings, Streams, drop_properties, guided, moved
 from unimat_search.unimat.slots import MAX_COUNT, SlotConfig, SlotDenoiser
 from unimat_search.unimat.structures import StructureSet
+from unimat_search.unimat.volume_model import VolumeModel
 
 
 @dataclass(frozen=True)
@@ -37,54 +34,25 @@ class SlotModelConfig:
     assign: bool = True
 
 
-class SlotModel(CrystalModel):
+class SlotModel(VolumeModel):
     """Flow matching from uniform coordinates and a normal cell around the composition's usual volume."""
 
     default_steps = 50
     default_haste = 15.0
 
-    element_log_volumes: Tensor
+    config_class = SlotModelConfig
 
     def __init__(self, config: SlotModelConfig) -> None:
         super().__init__()
         self.config = config
         self.denoiser = SlotDenoiser(config.network)
-        self.register_buffer("element_log_volumes", torch.zeros(MAX_ATOMIC_NUMBER + 1))
 
     def fit(self, structures: StructureSet) -> None:
-        """Learn the volume of an atom of each element, and the spread of the cells around it."""
+        """Learn the cells and volumes of the data, and how large its crystals are."""
         super().fit(structures)
-        self.element_log_volumes.copy_(torch.from_numpy(fit_log_volumes(structures)))
-        sizes = torch.from_numpy(structures.num_sites)
         rank = rank_among_like(structures.sites())
-        self.denoiser.largest_size.fill_(min(int(sizes.max()), MAX_COUNT))
+        self.denoiser.largest_size.fill_(min(int(structures.num_sites.max()), MAX_COUNT))
         self.denoiser.largest_count.fill_(min(int(rank.max()) + 1, MAX_COUNT))
-        vectors = cell_to_vector(torch.from_numpy(structures.cells.astype(np.float64)))
-        usual = torch.from_numpy(usual_log_volumes(structures, self.element_log_volumes.numpy()))
-        vectors[:, 0] -= (usual + sizes.log()) / 3
-        self.fit_cells(vectors)
-
-    def positions(self, sites: int) -> int:
-        """Its sites."""
-        return sites
-
-    def usual_size(self, numbers: Tensor) -> Tensor:
-        """log(V / angstrom^3) / 3 to be expected of a cell of these atoms. (b, n) -> (b,)."""
-        means: Tensor = self.element_log_volumes[numbers].mean(-1)
-        return (means + math.log(numbers.shape[-1])) / 3
-
-    def encode_cells(self, cells: Tensor, numbers: Tensor) -> Tensor:
-        """Standardised vectors of cells. (b, 3, 3) -> (b, 6)."""
-        vectors = cell_to_vector(cells)
-        vectors[:, 0] -= self.usual_size(numbers)
-        standardised: Tensor = (vectors - self.cell_mean) / self.cell_std
-        return standardised
-
-    def decode_cells(self, vectors: Tensor, numbers: Tensor) -> Tensor:
-        """Cells of standardised vectors. (b, 6) -> (b, 3, 3)."""
-        scaled = vectors * self.cell_std + self.cell_mean
-        size = scaled[:, :1] + self.usual_size(numbers).unsqueeze(-1)
-        return vector_to_cell(torch.cat([size, scaled[:, 1:]], dim=-1))
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared errors of the velocities: of the coordinates (squared length, in cells) and of the cells."""
@@ -193,34 +161,3 @@ class SlotModel(CrystalModel):
             start=start,
         )
         return frac_coords, self.decode_cells(cells, numbers)
-
-
-def usual_log_volumes(structures: StructureSet, log_volumes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Logarithm of the volume per atom that each composition usually has, angstrom^3. (119,) -> (m,)."""
-    sites = log_volumes[structures.numbers].astype(np.float64)
-    return np.asarray(np.add.reduceat(sites, structures.offsets[:-1]) / structures.num_sites)
-
-
-def fit_log_volumes(structures: StructureSet, *, cutoff: float = 0.8) -> NDArray[np.float32]:
-    """Logarithm of the volume of an atom of each element, angstrom^3; a cell's mean is that of its volume per atom.
-
-    Least squares with a weak pull to the mean, without the structures that a first fit misses by more than the cutoff
-    (molecules and atoms in empty cells).
-
-    Returns:
-        (119,), the mean for elements that are not there.
-    """
-    rows = np.repeat(np.arange(len(structures)), structures.num_sites)
-    shares = np.zeros((len(structures), MAX_ATOMIC_NUMBER + 1))
-    np.add.at(shares, (rows, structures.numbers), 1.0)
-    shares /= structures.num_sites[:, None]
-    volumes = np.log(structures.volumes_per_atom)
-    mean = np.median(volumes)
-    kept = np.ones(len(structures), dtype=bool)
-    fitted = np.zeros(MAX_ATOMIC_NUMBER + 1)
-    for _ in range(2):
-        x, y = shares[kept], volumes[kept] - mean
-        fitted = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ y)
-        kept = np.abs(volumes - mean - shares @ fitted) < cutoff
-    log_volumes: NDArray[np.float32] = (fitted + mean).astype(np.float32)
-    return log_volumes

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from unimat_search.unimat.elements import CompositionKey
-from unimat_search.unimat.slot_model import fit_log_volumes, usual_log_volumes
 from unimat_search.unimat.sources import find_data, read_formulas, read_source
 from unimat_search.unimat.structures import StructureSet, concatenate, split_by_composition
+from unimat_search.unimat.volume_model import fit_log_volumes, usual_log_volumes
 
 
 @dataclass(frozen=True)
