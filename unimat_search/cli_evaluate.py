@@ -43,5 +43,6 @@ def evaluate(
         if fmt == "json":
             click.echo(json.dumps(table, indent=1))
             return
+        columns = {"samples": table}
         write = markdown if fmt == "markdown" else plain_text
-        click.echo(write(sections(table, papers), footnotes(table, papers)))
+        click.echo(write(sections(columns, papers), footnotes(columns, papers)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,21 @@ from unimat_search.eval.hull_sources import load_hull
 from unimat_search.eval.metrics import HULL_COUNTS, rate, summarise_hull
 from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, quiet, relax_chunks, usable_cores
 from unimat_search.eval.proxy import Facts, facts_of, proxy_metrics
-from unimat_search.eval.references import References, cache_folder, references_for
+from unimat_search.eval.references import References, cache_folder, file_stem, references_for
 from unimat_search.eval.report import Row, Section, number
-from unimat_search.eval.sets import KnownCrystals, displacement, families, match_everyone, rms_distances
-from unimat_search.files import read_file, structure_files
+from unimat_search.eval.sanity import FORMATION_ENERGY_WINDOW
+from unimat_search.eval.sets import (
+    KnownCrystals,
+    displacement,
+    distribution_distance,
+    families,
+    match_everyone,
+    rms_distances,
+)
+from unimat_search.files import read_file, structure_files, write_whole
 from unimat_search.records import MatchSettings, Outcome, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
-from unimat_search.unimat.elements import composition_key, composition_numbers
+from unimat_search.unimat.elements import SYMBOLS, composition_key, composition_numbers
 from unimat_search.unimat.sources import find_data, read_source
 from unimat_search.unimat.structures import StructureSet
 
@@ -149,7 +158,11 @@ def evaluate(
         table |= _matches(valid, benchmark.test, MatchSettings())
     if relaxer:
         counted = [row in firsts and (new is None or new[row]) for row in range(len(valid))]
-        table |= _stability(valid, counted, relaxer, hull, samples.n_generated, workers)
+        elements = {el.symbol for one in valid for el in one.composition.elements}
+        elements |= {SYMBOLS[z] for z in np.unique(benchmark.test.numbers)}
+        references = references_for(relaxer, load_relaxer(relaxer).name, elements, workers=workers)
+        table |= _energies(valid, benchmark.test, relaxer, references, workers)
+        table |= _stability(valid, counted, relaxer, references, hull, samples.n_generated, workers)
     return table
 
 
@@ -184,6 +197,7 @@ def _stability(
     structures: Sequence[Structure],
     counted: Sequence[bool],
     relaxer: Spec,
+    references: References,
     hull_source: str,
     n_generated: int,
     workers: int,
@@ -194,15 +208,15 @@ def _stability(
         structures: To relax.
         counted: Which are unique and new.
         relaxer: The potential.
+        references: Its elemental energies.
         hull_source: See `evaluate`.
         n_generated: The denominator.
         workers: Processes.
     """
-    potential = load_relaxer(relaxer).name
     systems = {frozenset(el.symbol for el in one.composition.elements) for one in structures}
-    references = references_for(relaxer, potential, set().union(*systems), workers=workers)
     hull = load_hull(hull_source, systems, references)
-    results = _relaxed(structures, relaxer, workers)
+    results = _relaxed(structures, relaxer, RelaxSettings(), workers)
+    results = {row: result for row, result in results.items() if result.outcome is Outcome.CONVERGED}
     energies = {
         row: energy for row, one in results.items() if (energy := _formation_energy(one, references)) is not None
     }
@@ -212,7 +226,6 @@ def _stability(
     }
     moved = [displacement(structures[row], one.structure) for row, one in results.items() if one.structure]
     return {
-        "potential": potential,
         "hull_reference": hull.reference if hull else None,
         "convergence_rate": rate(len(results), n_generated),
         "formation_energy_per_atom": float(np.mean(list(energies.values()))) if energies else None,
@@ -224,15 +237,44 @@ def _stability(
     }
 
 
-def _relaxed(structures: Sequence[Structure], relaxer: Spec, workers: int) -> dict[int, Relaxation]:
-    """Relaxations that converged, by position."""
+def _energies(
+    structures: Sequence[Structure], test: StructureSet, relaxer: Spec, references: References, workers: int
+) -> dict[str, Any]:
+    """Wasserstein distance of formation energies, eV/atom, all structures as they are."""
+    stem = f"{test.sha256}-{file_stem(references.potential)}"
+    file = cache_folder() / "evaluate" / f"{stem}.json"
+    if not file.is_file():
+        known = _static_energies(_all_structures(test), relaxer, references, workers)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(known) + "\n")
+    known = json.loads(file.read_text(encoding="utf-8"))
+    made = _static_energies(structures, relaxer, references, workers)
+    return {
+        "potential": references.potential,
+        "energy_distance": distribution_distance(np.array(made), np.array(known)),
+    }
+
+
+def _static_energies(
+    structures: Sequence[Structure], relaxer: Spec, references: References, workers: int
+) -> list[float]:
+    """Formation energies of structures as they are, eV/atom; without those that the potential can't take."""
+    results = _relaxed(structures, relaxer, RelaxSettings(max_steps=0), workers)
+    low, high = FORMATION_ENERGY_WINDOW
+    found = [_formation_energy(result, references) for _, result in sorted(results.items())]
+    return [energy for energy in found if energy is not None and low < energy < high]
+
+
+def _relaxed(
+    structures: Sequence[Structure], relaxer: Spec, settings: RelaxSettings, workers: int
+) -> dict[int, Relaxation]:
+    """Relaxations by position."""
     order = sorted(range(len(structures)), key=lambda row: len(structures[row]))
     chunks = ((rows, [structures[row] for row in rows]) for rows in chunked(order, DEFAULT_CHUNK))
     return {
         row: result
-        for rows, results in relax_chunks(relaxer, chunks, RelaxSettings(), workers=workers)
+        for rows, results in relax_chunks(relaxer, chunks, settings, workers=workers)
         for row, result in zip(rows, results, strict=True)
-        if result.outcome is Outcome.CONVERGED
     }
 
 
@@ -266,6 +308,7 @@ NAMES = {
     "coverage_precision": "COV-P",
     "density_distance": "density, Wasserstein (g/cm3)",
     "num_elements_distance": "number of elements, Wasserstein",
+    "energy_distance": "formation energy, Wasserstein (eV/atom)",
     "unique": "unique",
     "novel": "new",
     "match_everyone_rate": "METRe",
@@ -278,32 +321,35 @@ NAMES = {
 """Rows of the table."""
 
 
-def sections(table: Mapping[str, Any], papers: Sequence[Published]) -> list[Section]:
-    """The table, with papers' numbers in columns of their own."""
+def sections(tables: Mapping[str, Mapping[str, Any]], papers: Sequence[Published]) -> list[Section]:
+    """A column for each set of samples, then papers' numbers in columns of their own."""
     rows: list[Row] = []
     for key, name in NAMES.items():
-        if key in table:
+        if any(key in table for table in tables.values()):
+            ours = {column: number(table.get(key)) for column, table in tables.items()}
             theirs = {f"{paper.name} (paper)": number(paper.metrics.get(key)) for paper in papers}
-            rows.append({"metric": name, "samples": number(table[key])} | theirs)
-    return [(f"{table['n_generated']} samples", rows)]
+            rows.append({"metric": name} | ours | theirs)
+    return [("Proxy metrics", rows)]
 
 
-def footnotes(table: Mapping[str, Any], papers: Sequence[Published]) -> str:
+def footnotes(tables: Mapping[str, Mapping[str, Any]], papers: Sequence[Published]) -> str:
     """What the numbers mean."""
     lines = [
-        f"Shares are of all {table['n_generated']} samples; {table['n_generated'] - table['n_read']} can't be read.",
+        "Shares are of all samples: "
+        + ", ".join(f"{name} {one['n_generated']} ({one['n_read']} can be read)" for name, one in tables.items()),
         "COV-R, COV-P: CrystalNN and Magpie fingerprints, CDVAE's cut-offs; Wasserstein distances: of valid samples.",
         "unique: no earlier sample is the same crystal; new: none of the training set's (StructureMatcher 0.2, 0.3, 5)",
     ]
-    if table["n_asked"]:
+    if asked := {name: one["n_asked"] for name, one in tables.items() if one["n_asked"]}:
         lines.append(
-            f"METRe: share of the {table['n_asked']} test structures of generated compositions that a sample matches "
-            "(StructureMatcher 0.3, 0.5, 10); cRMSE: mean distance, the tolerance where none does."
+            "METRe: share of the test structures of generated compositions that a sample matches (StructureMatcher "
+            "0.3, 0.5, 10; " + ", ".join(f"{name}: {count}" for name, count in asked.items()) + "); cRMSE: mean "
+            "distance, the tolerance where none does."
         )
-    if table.get("hull_reference"):
-        counts = ", ".join(f"{table[name]} below {bound:g}" for name, bound in zip(HULL_COUNTS, BOUNDS, strict=True))
-        lines.append(
-            f"e_above_hull, eV/atom, of {table['n_hull_distances']}: {counts}; against {table['hull_reference']}."
-        )
+    for name, one in tables.items():
+        if one.get("hull_reference"):
+            counts = [f"{one[key]} below {bound:g}" for key, bound in zip(HULL_COUNTS, BOUNDS, strict=True)]
+            of = f"e_above_hull, eV/atom, of {one['n_hull_distances']} structures"
+            lines.append(f"{name}: {of}: {', '.join(counts)}; against {one['hull_reference']}.")
     lines += [f"{paper.name}: {paper.citation}; {paper.protocol}. Comparable: {paper.comparable}." for paper in papers]
     return "\n".join(lines)
