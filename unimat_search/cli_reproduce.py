@@ -68,6 +68,96 @@ def rq3(
         click.echo(plain_text(sections(tables), footnotes(tables)))
 
 
+@reproduce.command()
+@DATA_DIR
+@click.option("--out", type=FOLDER, required=True, help="Folder; the same command goes on with what is there.")
+@click.option("--data", default="mp-20", show_default=True, metavar="NAME", help="mp-20, perov-5, carbon-24, mpts-52.")
+@click.option("-n", type=click.IntRange(min=1), default=1000, show_default=True, help="Samples of each generator.")
+@click.option("--generator", "generators", multiple=True, metavar="NAME[,KEY=VALUE...]", help="Others than the usual.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every generator.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one for each core]")
+def rq1(
+    data_dir: Path | None,
+    out: Path,
+    data: str,
+    n: int,
+    generators: tuple[str, ...],
+    seed: int,
+    workers: int | None,
+) -> None:
+    """Samples without a composition given: validity, coverage, distributions, beside the paper's."""
+    _free_samples(data_dir, out, data, n, generators, seed, None, "", workers)
+
+
+@reproduce.command()
+@DATA_DIR
+@click.option("--out", type=FOLDER, required=True, help="Folder; the samples of rq1 are used if it holds them.")
+@click.option("--data", default="mp-20", show_default=True, metavar="NAME", help="mp-20, perov-5, carbon-24, mpts-52.")
+@click.option("-n", type=click.IntRange(min=1), default=1000, show_default=True, help="Samples of each generator.")
+@click.option("--generator", "generators", multiple=True, metavar="NAME[,KEY=VALUE...]", help="Others than the usual.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every generator.")
+@click.option("--relaxer", default="chgnet", show_default=True, metavar="NAME[,KEY=VALUE...]", help="Potential.")
+@click.option("--hull", default="", metavar="FILE|mp|none", help="Phases to count from. [default: the potential's]")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one for each core]")
+def rq4(
+    data_dir: Path | None,
+    out: Path,
+    data: str,
+    n: int,
+    generators: tuple[str, ...],
+    seed: int,
+    relaxer: str,
+    hull: str,
+    workers: int | None,
+) -> None:
+    """The same samples relaxed: energies, stability, and what proxy metrics foretell of them."""
+    _free_samples(data_dir, out, data, n, generators, seed, relaxer, hull, workers)
+
+
+def _free_samples(
+    data_dir: Path | None,
+    out: Path,
+    data: str,
+    n: int,
+    generators: tuple[str, ...],
+    seed: int,
+    relaxer: str | None,
+    hull: str,
+    workers: int | None,
+) -> None:
+    with clear_errors("finished generators are kept: the same command goes on"):
+        from unimat_search.baselines.published import published
+        from unimat_search.eval.parallel import load_relaxer
+        from unimat_search.eval.report import markdown, plain_text
+        from unimat_search.evaluate import footnotes, read_benchmark, sections
+        from unimat_search.free_samples import GENERATORS, energy_sections
+        from unimat_search.free_samples import reproduce as run
+        from unimat_search.registry import Spec
+
+        spec = Spec.parse(relaxer) if relaxer else None
+        if spec:
+            load_relaxer(spec)
+        benchmark = read_benchmark(data, data_dir)
+        with progress("generators") as on_progress:
+            found = run(
+                out,
+                benchmark,
+                generators=generators or GENERATORS,
+                n=n,
+                seed=seed,
+                relaxer=spec,
+                hull=hull,
+                workers=workers,
+                on_progress=on_progress,
+            )
+        tables, papers = found["generators"], published(benchmark.name)
+        parts = sections(tables, papers) + (energy_sections(tables) if spec else [])
+        notes = footnotes(tables, papers)
+        name = "rq4" if spec else "rq1"
+        (out / f"{name}.md").write_text(markdown(parts, notes) + "\n", encoding="utf-8")
+        click.echo(plain_text(parts, notes))
+
+
 @click.command()
 @click.argument("run", type=FOLDER)
 @click.option(

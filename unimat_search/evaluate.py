@@ -230,11 +230,21 @@ def _stability(
         "convergence_rate": rate(len(results), n_generated),
         "formation_energy_per_atom": float(np.mean(list(energies.values()))) if energies else None,
         "displacement": float(np.mean(moved)) if moved else None,
+        "lowest": _lowest(structures, energies),
         **(summarise_hull(list(above.values())) if hull else {}),
         "stable_unique_new": rate(sum(counted[row] for row, value in above.items() if value < 0), n_generated)
         if hull
         else None,
     }
+
+
+def _lowest(structures: Sequence[Structure], energies: Mapping[int, float]) -> dict[str, float]:
+    """The lowest of the energies of structures (by position) at each reduced formula."""
+    lowest: dict[str, float] = {}
+    for row, energy in energies.items():
+        formula = structures[row].composition.reduced_formula
+        lowest[formula] = min(energy, lowest.get(formula, energy))
+    return lowest
 
 
 def _energies(

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 
+DATA_VARIABLE = "UNIMAT_SEARCH_DATA"
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    yield
+    if before is None:
+        del os.environ[name]
+    else:
+        os.environ[name] = before
+
+
+def _tell_plugins(context: click.Context, _: click.Parameter, folder: Path | None) -> Path | None:
+    """Generators that need data find the folder in the environment while the command runs."""
+    if folder:
+        context.with_resource(_environment(DATA_VARIABLE, str(folder)))
+    return folder
+
+
 DATA_DIR = click.option(
     "--data-dir",
-    envvar="UNIMAT_SEARCH_DATA",
+    envvar=DATA_VARIABLE,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of data sets [env: UNIMAT_SEARCH_DATA].",
+    callback=_tell_plugins,
+    help=f"Folder of data sets [env: {DATA_VARIABLE}].",
 )
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(path_type=Path)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from pymatgen.core import Structure
+
+from tests.unimat.crystals import TINY, random_set, tiny_model
+from tests.unimat_search.test_evaluate import alloy
+from unimat_search.cli import main
+from unimat_search.evaluate import read_benchmark, read_samples
+from unimat_search.free_samples import pairs, predictions, sample_freely, write_samples
+from unimat_search.generation import load_generators
+from unimat_search.protocol import StructureGenerator
+from unimat_search.records import FailedAttempt
+from unimat_search.unimat.checkpoint import save_model
+from unimat_search.unimat.sources import from_structures, write_parquet
+
+TRAIN = {"cu-ni": alloy("Cu", "Ni", 2.9), "pt-au": alloy("Pt", "Au", 3.2), "al-ni": alloy("Al", "Ni", 2.9)}
+TEST = {"cu-au": alloy("Cu", "Au", 3.1), "ni-al": alloy("Ni", "Al", 2.9)}
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    (tmp_path / "data" / "mp_20").mkdir(parents=True)
+    for split, structures in (("train", TRAIN), ("test", TEST)):
+        write_parquet(from_structures(structures.items()), tmp_path / "data" / "mp_20" / f"{split}.parquet")
+    return tmp_path / "data"
+
+
+def load(spec: str) -> StructureGenerator:
+    generator = load_generators([spec])[spec]
+    assert not isinstance(generator, str)
+    return generator
+
+
+def test_generators_are_asked_for_the_same_compositions(data_dir: Path) -> None:
+    benchmark = read_benchmark("mp-20", data_dir)
+    made, other = (sample_freely(load(name), 6, benchmark, seed=3) for name in ("uniform", "airss"))
+    formulas = [one.composition for one in made]
+    assert formulas == [one.composition for one in other]
+    assert {one.reduced_formula for one in formulas} <= {one.composition.reduced_formula for one in TRAIN.values()}
+    assert not any(a == b for a, b in zip(made, other, strict=True))
+    assert made == sample_freely(load("uniform"), 6, benchmark, seed=3)
+
+
+def test_a_model_makes_compositions_itself(data_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    model = tiny_model("cdvae", random_set(5, 20))
+    save_model(file, model, {"config": {"denoiser": "cdvae", "model": TINY["cdvae"]}}, dtype=torch.float32)
+    made = sample_freely(load(f"unimat,model={file},steps=4"), 3, read_benchmark("mp-20", data_dir), seed=0)
+    elements = {el.symbol for one in made if isinstance(one, Structure) for el in one.composition.elements}
+    assert len(made) == 3
+    assert elements <= {"Li", "O", "Na", "Cl", "Ca"}
+
+
+def test_failed_samples_stay_in_the_denominator(tmp_path: Path) -> None:
+    write_samples([TEST["cu-au"], FailedAttempt("no luck"), TEST["ni-al"]], tmp_path / "s.parquet")
+    samples = read_samples(tmp_path / "s.parquet")
+    assert samples.n_generated == 3
+    assert list(samples.structures) == ["s-0", "s-2"]
+    assert samples.structures["s-0"].matches(TEST["cu-au"])
+
+
+def test_proxies_foretell_in_ranks() -> None:
+    tables = {
+        str(k): {"valid_structure": k / 10, "unique": 0.5, "stable_unique_new": 0.1 * k**2, "convergence_rate": -k}
+        for k in range(5)
+    }
+    found = predictions(tables)
+    assert found["valid_structure"]["stable_unique_new"] == pytest.approx(1.0)
+    assert found["valid_structure"]["convergence_rate"] == pytest.approx(-1.0)
+    assert found["unique"]["stable_unique_new"] is None
+    assert found["valid_structure"]["formation_energy_per_atom"] is None
+    assert predictions(dict(list(tables.items())[:3]))["valid_structure"]["stable_unique_new"] is None
+
+
+def test_pairs_are_of_compositions_that_both_made() -> None:
+    tables = {"a": {"lowest": {"NaCl": -1.0, "LiF": -2.0}}, "b": {"lowest": {"NaCl": -1.5, "KBr": 0.0}}}
+    assert list(pairs(tables)) == ["b against a"]
+    assert pairs(tables)["b against a"]["n_pairs"] == 1
+    assert pairs(tables)["b against a"]["delta_e_f"] == pytest.approx(-0.5)
+
+
+def test_the_commands_go_on_with_what_is_there(data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--data-dir", str(data_dir), "--out", str(out), "-n", "4", "--workers", "1"]
+    options += ["--generator", "uniform", "--generator", "substitution"]
+    before = os.environ.get("UNIMAT_SEARCH_DATA")
+    result = CliRunner().invoke(main, ["reproduce", "rq1", *options])
+    assert result.exit_code == 0, result.output
+    assert os.environ.get("UNIMAT_SEARCH_DATA") == before
+    assert "UniMat (paper)" in result.output
+    kept = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert {"uniform.parquet", "substitution.parquet", "uniform.json", "rq1.md"} <= set(kept)
+    assert json.loads(kept["substitution.json"])["n_generated"] == 4
+    (data_dir / "phases.csv").write_text("formula,formation_energy_per_atom\nNiAl,-0.5\n")
+    relaxed = ["--relaxer", "emt", "--hull", str(data_dir / "phases.csv")]
+    result = CliRunner().invoke(main, ["reproduce", "rq4", *options, *relaxed])
+    assert result.exit_code == 0, result.output
+    assert "substitution against uniform" in result.output
+    assert "phases.csv, 1 phases" in result.output
+    assert {name: (out / name).read_bytes() for name in kept} == kept
+    other = CliRunner().invoke(main, ["reproduce", "rq1", *options, "--seed", "1"])
+    assert other.exit_code == 2
+    assert "seed = 0, not 1" in other.output
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("")
+    options[3] = str(tmp_path / "full")
+    assert "is not the folder of such a run" in CliRunner().invoke(main, ["reproduce", "rq1", *options]).output
+
+
+def test_a_generator_that_raises_costs_its_own_sample(data_dir: Path) -> None:
+    class Moody:
+        def generate(self, composition: object, n: int, *, seed: int) -> object:
+            if seed % 2:
+                raise RuntimeError("not today")
+            yield TRAIN["cu-ni"]
+
+    made = sample_freely(Moody(), 4, read_benchmark("mp-20", data_dir), seed=0)  # type: ignore[arg-type]
+    assert [isinstance(one, FailedAttempt) for one in made] == [False, True, False, True]

@@ -1,0 +1,222 @@
+"""Samples of any generator without a composition given: the paper's RQ1 (proxy metrics) and RQ4 (energies)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pymatgen.core import Composition, Structure
+from scipy.stats import spearmanr
+
+from unimat_search.eval.hull import BOUNDS
+from unimat_search.eval.metrics import HULL_COUNTS, summarise_deltas
+from unimat_search.eval.parallel import quiet
+from unimat_search.eval.report import Row, Section, number, with_interval
+from unimat_search.eval.trials import estimate
+from unimat_search.evaluate import NAMES, Benchmark, evaluate, read_samples
+from unimat_search.files import write_whole
+from unimat_search.generation import load_generators
+from unimat_search.protocol import StructureGenerator
+from unimat_search.records import FailedAttempt, UserError
+from unimat_search.registry import Spec
+from unimat_search.unimat.elements import SYMBOLS
+
+GENERATORS = ("unimat", "cdvae", "substitution", "airss:standard", "uniform")
+PROXIES = (
+    "valid_structure",
+    "sane_structure",
+    "valid_composition",
+    "coverage_recall",
+    "coverage_precision",
+    "density_distance",
+    "num_elements_distance",
+    "energy_distance",
+    "unique",
+    "novel",
+)
+"""What can be told without a relaxation."""
+
+OUTCOMES = ("stable_unique_new", "formation_energy_per_atom", "convergence_rate")
+"""What proxy metrics are to predict."""
+
+
+def sample_freely(generator: StructureGenerator, n: int, benchmark: Benchmark, *, seed: int) -> list[Any]:
+    """N samples: of compositions that the generator makes itself, or drawn from the training set.
+
+    Every generator of the second kind is asked for the same compositions.
+
+    Args:
+        generator: With a method `generate_freely(n, *, seed)`, it makes them itself.
+        n: How many.
+        benchmark: Whose training set compositions are drawn from.
+        seed: Of the samples and of the draw.
+    """
+    with quiet():
+        if hasattr(generator, "generate_freely"):
+            return list(generator.generate_freely(n, seed=seed))
+        source = benchmark.train or benchmark.test
+        rows = np.random.default_rng(seed).integers(len(source), size=n)
+        return [_one(generator, source.take([row]).numbers.tolist(), seed + index) for index, row in enumerate(rows)]
+
+
+def _one(generator: StructureGenerator, numbers: Sequence[int], seed: int) -> Structure | FailedAttempt:
+    composition = Composition("".join(SYMBOLS[z] for z in numbers))
+    try:
+        return next(generator.generate(composition, 1, seed=seed))
+    except Exception as error:  # a generator may raise anything
+        return FailedAttempt(str(error) or "the generator gave nothing")
+
+
+def write_samples(attempts: Sequence[object], file: Path) -> None:
+    """Samples as parquet; one that failed is a row without atoms."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    made = [attempt if isinstance(attempt, Structure) else None for attempt in attempts]
+    table = pa.table(
+        {
+            "material_id": [f"{file.stem}-{index}" for index in range(len(made))],
+            "numbers": pa.array([list(one.atomic_numbers) if one else [] for one in made], pa.list_(pa.int64())),
+            "frac_coords": pa.array([one.frac_coords.ravel() if one else [] for one in made], pa.list_(pa.float64())),
+            "cell": pa.array([one.lattice.matrix.ravel() if one else [] for one in made], pa.list_(pa.float64())),
+        }
+    )
+    partial = file.with_name(f"{file.name}.partial")
+    pq.write_table(table, partial)
+    partial.replace(file)
+
+
+def reproduce(
+    out: Path,
+    benchmark: Benchmark,
+    *,
+    generators: Sequence[str] = GENERATORS,
+    n: int = 1000,
+    seed: int = 0,
+    relaxer: Spec | None = None,
+    hull: str = "",
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Samples of generators held against a data set; what the folder holds already is not done again.
+
+    Args:
+        out: Folder: samples and a table of each generator, and the tables of all.
+        benchmark: The data set.
+        generators: Specifications.
+        n: Samples of each.
+        seed: Of every generator.
+        relaxer: Relaxes the samples, for energies and stability.
+        hull: See `unimat_search.eval.hull_sources.load_hull`.
+        workers: Processes.
+        on_progress: Called with (generators finished, generators in all).
+
+    Raises:
+        UserError: If the folder is of another run, a generator can't be loaded, or the hull not be had.
+    """
+    settings = {"data": benchmark.name, "data_sha256": benchmark.test.sha256, "n": n, "seed": seed}
+    _same_run(out, settings)
+    tables: dict[str, Any] = {}
+    for name, generator in load_generators(generators).items():
+        if isinstance(generator, str):
+            raise UserError(generator)
+        on_progress(len(tables), len(generators))
+        samples = out / f"{_stem(name)}.parquet"
+        if not samples.is_file():
+            write_samples(sample_freely(generator, n, benchmark, seed=seed), samples)
+        kind = f"-{_stem(relaxer.label)}" if relaxer else ""
+        table = out / f"{_stem(name)}{kind}.json"
+        if not table.is_file():
+            found = evaluate(read_samples(samples), benchmark, relaxer=relaxer, hull=hull, workers=workers)
+            write_whole(table, json.dumps(found, indent=1) + "\n")
+        tables[name] = json.loads(table.read_text(encoding="utf-8"))
+    on_progress(len(tables), len(generators))
+    return {"settings": settings | {"relaxer": relaxer.label if relaxer else None}, "generators": tables}
+
+
+def _same_run(out: Path, settings: Mapping[str, Any]) -> None:
+    """See that a folder is new, or of a run with these settings."""
+    file = out / "settings.json"
+    if file.is_file():
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            if stored.get(name) != value:
+                raise UserError(f"{out} is of a run with {name} = {stored.get(name)}, not {value}; give another --out")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not the folder of such a run; give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(dict(settings), indent=1) + "\n")
+
+
+def _stem(text: str) -> str:
+    return re.sub(r"[^\w.+-]", "_", text)
+
+
+def pairs(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Lowest relaxed energies of every two generators at the compositions that both made (the paper's delta E_f)."""
+    found = {}
+    for theirs, ours in combinations(tables, 2):
+        first, second = tables[ours]["lowest"], tables[theirs]["lowest"]
+        deltas = [first[formula] - second[formula] for formula in first if formula in second]
+        found[f"{ours} against {theirs}"] = summarise_deltas(deltas) | {"mean": estimate(np.array(deltas))}
+    return found
+
+
+def predictions(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """How well each proxy metric orders the generators as an outcome does: Spearman's rank correlation.
+
+    None with fewer than four generators, or where one of the two is the same for all.
+    """
+    return {
+        proxy: {outcome: _rank_correlation(tables, proxy, outcome) for outcome in OUTCOMES}
+        for proxy in PROXIES
+        if any(table.get(proxy) is not None for table in tables.values())
+    }
+
+
+def _rank_correlation(tables: Mapping[str, Mapping[str, Any]], proxy: str, outcome: str) -> float | None:
+    both = [(table.get(proxy), table.get(outcome)) for table in tables.values()]
+    known = np.array([pair for pair in both if None not in pair], dtype=float).reshape(-1, 2)
+    if len(known) < 4 or (np.ptp(known, axis=0) == 0).any():
+        return None
+    return float(spearmanr(known[:, 0], known[:, 1]).statistic)
+
+
+def energy_sections(tables: Mapping[str, Mapping[str, Any]]) -> list[Section]:
+    """Tables of relaxed samples: stability, every pair, and what proxy metrics foretell."""
+    stability: list[Row] = [
+        {
+            "generator": name,
+            "converged": number(table["convergence_rate"]),
+            **{
+                f"above hull < {bound:g}": table.get(count, "-")
+                for count, bound in zip(HULL_COUNTS, BOUNDS, strict=True)
+            },
+            "stable, unique, new": number(table["stable_unique_new"]),
+            "E_f mean": number(table["formation_energy_per_atom"]),
+        }
+        for name, table in tables.items()
+    ]
+    deltas: list[Row] = [
+        {
+            "pair": name,
+            "compositions": row["n_pairs"],
+            "delta E_f mean": with_interval(row["mean"]["value"], row["mean"]["interval"], 3),
+            "median": number(row["median_delta_e_f"]),
+            "reduced": with_interval(row["reduction_rate"], row["reduction_rate_interval"]),
+            "tied": number(row["tie_rate"], 2),
+        }
+        for name, row in pairs(tables).items()
+    ]
+    foretold: list[Row] = [
+        {"proxy metric": NAMES[proxy]} | {NAMES[outcome]: number(value, 2) for outcome, value in row.items()}
+        for proxy, row in predictions(tables).items()
+    ]
+    titles = ("Stability of relaxed samples", "Lowest energies, every pair", "Rank correlation over generators")
+    return [(title, rows) for title, rows in zip(titles, (stability, deltas, foretold), strict=True) if rows]
