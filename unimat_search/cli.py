@@ -73,7 +73,9 @@ def main() -> None:
     "--hull", metavar="FILE|mp|none", help="Phases that hull distances count from. [default: the potential's]"
 )
 @click.option("--out", type=FOLDER, help="Folder of the run. [default: runs/FORMULAS]")
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder; its settings are kept.")
+@click.option(
+    "--resume", is_flag=True, help="Go on with the run in the folder; its settings are kept, generators may join."
+)
 @click.option("--overwrite", is_flag=True, help="Replace the run in the folder.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that relax. [default: one for each core]")
 @click.option(
@@ -242,6 +244,8 @@ def _settings(options: dict[str, Any], stored: CompareSettings | None) -> Compar
         given["hull"] = options["hull"] if options["hull"] in HULL_NAMES else str(Path(options["hull"]).resolve())
     if options["matcher"] is not None:
         given["matcher"] = MatchSettings(*_numbers(options["matcher"]))
+    if stored and "generators" in given:
+        given["generators"] = stored.joined_by(given["generators"]).generators
     return replace(base, **given, relax=replace(base.relax, **relax))
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -115,9 +115,14 @@ class CompareSettings:
             if any((spec.name, spec.options) == (other.name, other.options) for other in specs[:i]):
                 raise ValueError(f"generator {spec.label!r} is given twice")
 
-    def to_toml(self) -> str:
-        """The file `run.toml`: the settings, and the versions that they were used with."""
-        return tomli_w.dumps({**asdict(self), "versions": versions()})
+    def joined_by(self, generators: Sequence[str]) -> CompareSettings:
+        """The same with further generators; those that it has stay where they are."""
+        new = [generator for generator in generators if generator not in self.generators]
+        return replace(self, generators=(*self.generators, *new))
+
+    def to_toml(self, used: Mapping[str, str] | None = None) -> str:
+        """The file `run.toml`: the settings, and the versions that they were used with: the present ones, or others."""
+        return tomli_w.dumps({**asdict(self), "versions": dict(used or versions())})
 
     @classmethod
     def from_toml(cls, text: str) -> CompareSettings:
@@ -172,7 +177,7 @@ def run_comparison(
     Args:
         settings: What to compare.
         out: Folder of the run.
-        resume: Go on with the run in `out`; its settings must be the same.
+        resume: Go on with the run in `out`; its settings must be the same, but further generators may join it.
         overwrite: Replace the run in `out`.
         workers: Processes that relax; by default one for each usable core. No result depends on it.
         on_progress: Called with (candidates finished, candidates in all).
@@ -257,8 +262,11 @@ def read_settings(out: Path) -> CompareSettings:
 def _prepare_folder(out: Path, settings: CompareSettings, *, resume: bool, overwrite: bool) -> None:
     """Make the run's folder, or see that it is the right one."""
     if resume:
-        _check_same(settings, read_settings(out))
+        stored = read_settings(out)
+        _check_same(settings, stored)
         _warn_of_versions(out)
+        if settings != stored:
+            write_whole(out / SETTINGS, settings.to_toml(_stored_versions(out)))
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not overwrite:
@@ -276,14 +284,21 @@ def _prepare_folder(out: Path, settings: CompareSettings, *, resume: bool, overw
 
 
 def _check_same(settings: CompareSettings, stored: CompareSettings) -> None:
+    """See that a run can be gone on with: generators may join it, and what hull distances count from may change."""
     ours, theirs = asdict(settings), asdict(stored)
-    for name in ours:
+    ours["generators"] = ours["generators"][: len(theirs["generators"])]
+    for name in ours.keys() - {"hull"}:
         if ours[name] != theirs[name]:
             raise RunError(f"the run to resume has {name} = {theirs[name]}, not {ours[name]}; leave the option out")
 
 
+def _stored_versions(out: Path) -> dict[str, str]:
+    found: dict[str, str] = tomllib.loads((out / SETTINGS).read_text(encoding="utf-8")).get("versions", {})
+    return found
+
+
 def _warn_of_versions(out: Path) -> None:
-    stored = tomllib.loads((out / SETTINGS).read_text(encoding="utf-8")).get("versions", {})
+    stored = _stored_versions(out)
     for package, now in versions().items():
         if stored.get(package) != now:
             log.warning("the run was started with %s %s, this is %s", package, stored.get(package), now)

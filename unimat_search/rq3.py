@@ -136,7 +136,7 @@ def reproduce(
         data_dir: Folder of data sets.
         compositions: How many of the 466.
         n: Candidates of each generator for each composition.
-        generators: The first one is the reference of the others.
+        generators: The first one is the reference of the others. Those that a folder has stay, others join them.
         seed: Given to every generator.
         relaxer: The potential.
         workers: Processes.
@@ -158,8 +158,10 @@ def reproduce(
         matcher=STRICT,
     )
     resume = (out / RUN / SETTINGS).is_file()
-    if resume:  # the folder may have been moved
-        settings = replace(settings, reference=read_settings(out / RUN).reference)
+    if resume:  # the folder may have been moved, generators may have joined
+        stored = read_settings(out / RUN)
+        settings = replace(settings, reference=stored.reference, hull=stored.hull)
+        settings = replace(settings, generators=stored.joined_by(generators).generators)
     else:  # what can't be loaded is said before anything is written
         load_generators(settings.generators)
         load_relaxer(Spec.parse(relaxer))

@@ -200,6 +200,21 @@ def test_folders_are_guarded(run: Path, tmp_path: Path) -> None:
     assert (precious / "thesis.txt").exists()
 
 
+def test_generators_may_join_a_run(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    one = replace(EMT, generators=("airss",))
+    run_comparison(one, out, workers=1)
+    before = rows(out)
+    run_comparison(EMT, out, resume=True, workers=1)
+    assert [r for r in rows(out) if r.generator == "airss"] == before
+    assert rows(out) == rows(run)
+    assert without_times(read_summary(out)) == without_times(read_summary(run))
+    assert CompareSettings.from_toml((out / "run.toml").read_text()) == EMT
+    with pytest.raises(RunError, match="generators"):
+        run_comparison(one, out, resume=True)
+    assert EMT.joined_by(["pyxtal", "airss"]).generators == ("airss", "tests.plugins:Uniform", "pyxtal")
+
+
 def test_overwriting_starts_anew_and_leaves_what_is_not_the_runs(tmp_path: Path) -> None:
     small = replace(EMT, formulas=("Al",), generators=("airss",), n=1)
     run_comparison(small, tmp_path / "run", workers=1)

@@ -138,6 +138,15 @@ def test_another_experiment_is_not_mixed_in(experiment: Path, data_dir: Path) ->
         reproduce(experiment, data_dir, **OPTIONS | {"n": 5})
 
 
+def test_a_generator_joins_an_experiment(data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "joined"
+    reproduce(out, data_dir, **OPTIONS)
+    tables = reproduce(out, data_dir, **OPTIONS | {"generators": ("uniform",)})
+    assert list(tables["equal_structures"]) == [*OPTIONS["generators"], "uniform"]
+    again = reproduce(out, data_dir, **OPTIONS)
+    assert timeless(again) == timeless(tables)
+
+
 def test_the_command_prints_and_writes_the_tables(data_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "rq3"
     command = ["reproduce", "rq3", "--data-dir", str(data_dir), "--out", str(out), "--compositions", "3", "-n", "3"]
