@@ -72,16 +72,15 @@ def train(
     On several GPUs of one machine: torchrun --nproc-per-node 4 -m unimat_search train CONFIG --out RUN --device cuda.
     """
     with clear_errors("go on with --resume"):
-        from unimat_search.unimat.train import CHECKPOINT, train_run
+        from unimat_search.unimat.train import CHECKPOINT, read_config, train_run
 
         if (out / CHECKPOINT).exists() != resume:
             wrong = "holds no run to go on with" if resume else "holds a run; go on with --resume"
             raise BadInput(f"{out} {wrong}, or choose another folder")
         finished = train_run(
-            config,
+            read_config(config, steps=steps),
             out,
             data_dir=data_dir,
-            steps=steps,
             max_minutes=max_minutes,
             device=device,
             score=quick_match_rate(match) if match else None,

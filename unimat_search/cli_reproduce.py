@@ -91,6 +91,27 @@ def rq1(
 
 @reproduce.command()
 @DATA_DIR
+@click.option("--out", type=FOLDER, required=True, help="Folder; the same command goes on with what is there.")
+@click.option("--steps", type=click.IntRange(min=1), help="Of each training run. [default: 600]")
+@click.option("-n", "count", type=click.IntRange(min=1), default=300, show_default=True, help="Known structures.")
+@click.option("--device", default="cpu", show_default=True, help="Where to train.")
+def rq2(data_dir: Path | None, out: Path, steps: int | None, count: int, device: str) -> None:
+    """Train models of several widths, data sizes and cell sizes; quality and cost of each."""
+    with clear_errors("what was trained is kept: the same command goes on"):
+        from dataclasses import replace
+
+        from unimat_search.eval.report import markdown, plain_text
+        from unimat_search.scaling import BASE, NOTES, sections
+        from unimat_search.scaling import reproduce as run
+
+        base = replace(BASE, training=replace(BASE.training, steps=steps or BASE.training.steps))
+        rows = run(out, data_dir, base=base, count=count, device=device, say=lambda line: click.echo(line, err=True))
+        (out / "rq2.md").write_text(markdown(sections(rows), NOTES) + "\n", encoding="utf-8")
+        click.echo(plain_text(sections(rows), NOTES))
+
+
+@reproduce.command()
+@DATA_DIR
 @click.option("--out", type=FOLDER, required=True, help="Folder; the samples of rq1 are used if it holds them.")
 @click.option("--data", default="mp-20", show_default=True, metavar="NAME", help="mp-20, perov-5, carbon-24, mpts-52.")
 @click.option("-n", type=click.IntRange(min=1), default=1000, show_default=True, help="Samples of each generator.")

@@ -26,6 +26,7 @@ from unimat_search.unimat.train import (
     Trainer,
     TrainingConfig,
     append_row,
+    read_config,
     run,
     train_run,
 )
@@ -160,7 +161,7 @@ def test_wrong_settings_are_named_and_nothing_is_written(table: dict[str, Any], 
     whole = {"model": TINY["slots"], "data": data} | table
     file.write_text(tomli_w.dumps(whole).replace("DATA", str(tmp_path / "data.parquet")))
     with pytest.raises(ValueError, match=says):
-        train_run(file, tmp_path / "out", say=quiet)
+        train_run(read_config(file), tmp_path / "out", say=quiet)
     assert not (tmp_path / "out").exists()
 
 
@@ -178,12 +179,12 @@ def settings_file(folder: Path, **data: Any) -> Path:
 
 def test_a_run_from_a_file_can_be_sampled_and_lengthened(tmp_path: Path) -> None:
     file = settings_file(tmp_path)
-    assert train_run(file, tmp_path / "run", say=quiet)
+    assert train_run(read_config(file), tmp_path / "run", say=quiet)
     model, header = load_model(tmp_path / "run" / MODEL)
     assert header["step"] == 6
     assert header["structures"] < len(DATA)
     assert len(header["data_sha256"]) == 64
-    assert train_run(file, tmp_path / "run", steps=9, say=quiet)
+    assert train_run(read_config(file, steps=9), tmp_path / "run", say=quiet)
     assert [row["step"] for row in curve(tmp_path / "run")] == [str(step) for step in range(1, 10)]
     assert sum(int(size) for size in model.composition_sizes) == len(model.composition_numbers)
 
@@ -191,9 +192,8 @@ def test_a_run_from_a_file_can_be_sampled_and_lengthened(tmp_path: Path) -> None
 def test_held_out_compositions_are_not_trained_on(tmp_path: Path) -> None:
     (tmp_path / "held.csv").write_text("reduced_formula\nNaCl\nLi2O\n")
     said: list[str] = []
-    train_run(
-        settings_file(tmp_path, hold_out=str(tmp_path / "held.csv"), validation=0), tmp_path / "run", say=said.append
-    )
+    file = settings_file(tmp_path, hold_out=str(tmp_path / "held.csv"), validation=0)
+    train_run(read_config(file), tmp_path / "run", say=said.append)
     held = {((11, 1), (17, 1)), ((3, 2), (8, 1))}
     usable = read_source(str(tmp_path / "data.parquet")).structures
     left = sum(key not in held for key in usable.keys)
@@ -219,11 +219,26 @@ def test_held_out_structures_and_hollow_ones_are_not_trained_on(tmp_path: Path) 
     assert set(train.ids) == set(usable.ids) - set(held.ids) - {usable.ids[1]}
 
 
+def test_a_share_and_small_cells_alone_can_be_trained_on(tmp_path: Path) -> None:
+    write_parquet(DATA, tmp_path / "data.parquet")
+    source = (str(tmp_path / "data.parquet"),)
+    whole, aside = training_sets(DataConfig(train=source, validation=10), None, seed=0)
+    half, same = training_sets(DataConfig(train=source, validation=10, share=0.5), None, seed=0)
+    assert same.ids == aside.ids
+    assert set(half.ids) < set(whole.ids)
+    assert len(half) == pytest.approx(len(whole) / 2, abs=8)
+    small, _ = training_sets(DataConfig(train=source, validation=0, max_sites=4), None, seed=0)
+    assert small.num_sites.max() <= 4
+    with pytest.raises(ValueError, match=r"data\.share must be"):
+        DataConfig(share=0.0)
+
+
 def test_an_empty_list_of_held_out_formulas_is_refused(tmp_path: Path) -> None:
     for content in ("", "reduced_formula\n", "formula\nNaCl\n"):
         (tmp_path / "held.csv").write_text(content)
+        config = read_config(settings_file(tmp_path, hold_out=str(tmp_path / "held.csv")))
         with pytest.raises(ValueError, match="holds no formula in a column reduced_formula"):
-            train_run(settings_file(tmp_path, hold_out=str(tmp_path / "held.csv")), tmp_path / "run", say=quiet)
+            train_run(config, tmp_path / "run", say=quiet)
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:

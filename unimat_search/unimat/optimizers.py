@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 OPTIMIZERS = ("adam", "adamw", "muon")
 
-HIDDEN = frozenset({"blocks", "down", "middle", "up"})
-"""Names of the parts of the denoisers that lie between what enters and what leaves."""
+HIDDEN = frozenset({"blocks", "down", "messages", "middle", "up", "updates"})
+"""Names of the parts of the networks that lie between what enters and what leaves."""
 
 
 def make_optimizers(

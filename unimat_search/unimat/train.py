@@ -295,24 +295,22 @@ def export(trainer: Trainer, path: Path, header: dict[str, Any], *, dtype: torch
 
 
 def train_run(
-    config_file: Path,
+    config: TrainConfig,
     out: Path,
     *,
     data_dir: Path | None = None,
-    steps: int | None = None,
     max_minutes: float = math.inf,
     device: str = "cpu",
     score: Score | None = None,
     watch: Callable[[dict[str, float]], None] | None = None,
     say: Callable[[str], None] = print,
 ) -> bool:
-    """Train as a settings file says, in a folder, from the checkpoint in it if there is one; write the model.
+    """Train in a folder, from the checkpoint in it if there is one; write the model.
 
     Args:
-        config_file: TOML of a `TrainConfig`.
+        config: Of the run.
         out: Folder of the run.
         data_dir: Where public sets lie.
-        steps: In place of the settings' own.
         max_minutes: See `run`.
         device: Where.
         score: See `run`.
@@ -327,9 +325,6 @@ def train_run(
     """
     if int(os.environ.get("RANK", "0")):
         say, watch = _nothing, None
-    config = read_config(config_file)
-    if steps:
-        config = replace(config, training=replace(config.training, steps=steps))
     with processes(device) as mine:
         train, validation = training_sets(config.data, data_dir, seed=config.training.seed)
         say(f"{len(train)} structures to train on, {len(validation)} set aside; sha256 {train.sha256[:16]}")
@@ -347,17 +342,18 @@ def _nothing(_: str) -> None:
     """Says nothing."""
 
 
-def read_config(file: Path) -> TrainConfig:
-    """The settings of a run.
+def read_config(file: Path, *, steps: int | None = None) -> TrainConfig:
+    """The settings of a run from a TOML file, maybe with other steps than it says.
 
     Raises:
         ValueError: If the file is no TOML, or a setting is unknown or wrong.
     """
     try:
         with file.open("rb") as opened:
-            return from_table(TrainConfig, tomllib.load(opened))
+            config = from_table(TrainConfig, tomllib.load(opened))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file} is not TOML: {error}") from error
+    return replace(config, training=replace(config.training, steps=steps)) if steps else config
 
 
 COLUMNS = (

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from unimat_search.unimat.elements import CompositionKey
-from unimat_search.unimat.sources import find_data, read_formulas, read_source
+from unimat_search.unimat.sources import MAX_SITES, find_data, read_formulas, read_source
 from unimat_search.unimat.structures import StructureSet, concatenate, split_by_composition
 from unimat_search.unimat.volume_model import fit_log_volumes, usual_log_volumes
 
@@ -23,6 +23,8 @@ class DataConfig:
         hold_out: CSV file whose reduced formulas (column reduced_formula) must not be trained on; "" for none.
         hold_out_sets: Sets whose structures must not be trained on, by id.
         validation: About so many structures, of compositions of their own, are set aside for the validation loss.
+        max_sites: Larger cells are left out.
+        share: Of the compositions that are left, drawn at random, so much is trained on.
         largest_volume: Structures of more than this many times the volume that their composition usually has are left
             out (molecules and atoms in empty cells).
     """
@@ -31,7 +33,13 @@ class DataConfig:
     hold_out: str = ""
     hold_out_sets: tuple[str, ...] = ()
     validation: int = 1000
+    max_sites: int = MAX_SITES
+    share: float = 1.0
     largest_volume: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"data.share must be above 0 and at most 1, got {self.share}")
 
 
 def training_sets(config: DataConfig, data_dir: Path | None, *, seed: int) -> tuple[StructureSet, StructureSet]:
@@ -48,10 +56,13 @@ def training_sets(config: DataConfig, data_dir: Path | None, *, seed: int) -> tu
     held: frozenset[CompositionKey] = frozenset()
     if config.hold_out:
         held = read_formulas(find_data(config.hold_out, data_dir))
-    structures = concatenate([read_source(source, data_dir).structures for source in config.train])
+    sources = [read_source(source, data_dir, max_sites=config.max_sites) for source in config.train]
+    structures = concatenate([source.structures for source in sources])
     structures = structures.take([row for row, name in enumerate(structures.ids) if name not in held_ids])
     structures = compact(structures.where(lambda key: key not in held), config.largest_volume)
     train, validation = split_by_composition(structures, config.validation, seed=seed)
+    if config.share < 1:
+        train, _ = split_by_composition(train, round((1 - config.share) * len(train)), seed=seed + 1)
     if not len(train):
         raise ValueError(
             f"no structure is left to train on: {len(structures)} are not held out, {len(validation)} set aside"
