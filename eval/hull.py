@@ -51,7 +51,7 @@ class HullPoint:
         return formation_energy_per_atom - self.energy
 
     def decomposition_energy(self, formation_energy_per_atom: float) -> float | None:
-        """Distance from the hull of the phases of other compositions, eV/atom (Bartel, npj Comput. Mater. 8, 60)."""
+        """Distance from the hull of the phases of other compositions, eV/atom (Bartel et al., npj Comput. Mater. 6, 97)."""
         return None if self.competing is None else formation_energy_per_atom - self.competing
 
 

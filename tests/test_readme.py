@@ -44,7 +44,7 @@ def test_its_toml_reads() -> None:
     build(config.denoiser, config.model)
 
 
-@pytest.mark.parametrize("name", ["slots", "unet-perov"])
+@pytest.mark.parametrize("name", ["cdvae", "slots", "unet-perov"])
 def test_the_settings_in_the_docs_are_settings(name: str) -> None:
     config = read_config(Path(__file__).parent.parent / "docs" / "training" / f"{name}.toml")
     build(config.denoiser, config.model)
