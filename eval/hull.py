@@ -51,7 +51,10 @@ class HullPoint:
         return formation_energy_per_atom - self.energy
 
     def decomposition_energy(self, formation_energy_per_atom: float) -> float | None:
-        """Distance from the hull of the phases of other compositions, eV/atom (Bartel et al., npj Comput. Mater. 6, 97)."""
+        """Distance from the hull of the phases of other compositions, eV/atom; None for an element.
+
+        Bartel et al., npj Comput. Mater. 6, 97 (2020).
+        """
         return None if self.competing is None else formation_energy_per_atom - self.competing
 
 

@@ -29,8 +29,8 @@ def evaluate(
         from unimat_search.baselines.published import published
         from unimat_search.eval.parallel import load_relaxer
         from unimat_search.eval.report import markdown, plain_text
+        from unimat_search.evaluate import compared, footnotes, read_benchmark, read_samples, sections
         from unimat_search.evaluate import evaluate as evaluate_samples
-        from unimat_search.evaluate import footnotes, read_benchmark, read_samples, sections
         from unimat_search.registry import Spec
 
         spec = Spec.parse(relaxer) if relaxer else None
@@ -39,10 +39,10 @@ def evaluate(
         made = read_samples(samples)
         benchmark = read_benchmark(data, data_dir)
         table = evaluate_samples(made, benchmark, relaxer=spec, hull=hull, workers=workers)
-        papers = published(benchmark.name)
         if fmt == "json":
             click.echo(json.dumps(table, indent=1))
             return
         columns = {"samples": table}
+        papers = compared(published(benchmark.name), columns)
         write = markdown if fmt == "markdown" else plain_text
         click.echo(write(sections(columns, papers), footnotes(columns, papers)))

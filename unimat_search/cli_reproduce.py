@@ -150,7 +150,7 @@ def _free_samples(
         from unimat_search.baselines.published import published
         from unimat_search.eval.parallel import load_relaxer
         from unimat_search.eval.report import markdown, plain_text
-        from unimat_search.evaluate import footnotes, read_benchmark, sections
+        from unimat_search.evaluate import compared, footnotes, read_benchmark, sections
         from unimat_search.free_samples import GENERATORS, energy_sections
         from unimat_search.free_samples import reproduce as run
         from unimat_search.registry import Spec
@@ -171,7 +171,8 @@ def _free_samples(
                 workers=workers,
                 on_progress=on_progress,
             )
-        tables, papers = found["generators"], published(benchmark.name)
+        tables = found["generators"]
+        papers = compared(published(benchmark.name), tables)
         parts = sections(tables, papers) + (energy_sections(tables) if spec else [])
         notes = footnotes(tables, papers)
         name = "rq4" if spec else "rq1"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from unimat_search.eval.metrics import TIE
 from unimat_search.eval.report import Row, Section, number, with_interval
 from unimat_search.eval.trials import NEAR_KNOWN
+
+KNOWN = "known structure"
+WORST = 3
+"""Losses that are named."""
 
 
 def sections(tables: Mapping[str, Any]) -> Iterator[Section]:
@@ -22,6 +26,7 @@ def sections(tables: Mapping[str, Any]) -> Iterator[Section]:
     )
     if tables["pairs"]:
         yield "Lowest energies, every pair", [_pair(name, row, paper) for name, row in tables["pairs"].items()]
+    yield "Where each loses", [_losses(g, tables["compositions"]) for g in whole]
     for column, parts in tables["by"].items():
         yield (
             f"By {column}",
@@ -101,6 +106,29 @@ def _equal_seconds(generator: str, row: Mapping[str, Any]) -> Row:
         "reached": _value(row["reached"]),
         "above best": _value(row["above_best"], 3),
         **_against_first(row),
+    }
+
+
+def _losses(generator: str, compositions: Sequence[Mapping[str, Any]]) -> Row:
+    """Compositions where a generator stays clearly above the lowest energy that anyone has, the worst by name."""
+    others = [name for name in compositions[0] if name not in ("formula", "known")]
+    losses = []
+    for row in compositions:
+        energies = {name: row[name]["lowest"] for name in others} | {KNOWN: row["known"]}
+        reached = {name: energy for name, energy in energies.items() if energy is not None}
+        if energies[generator] is not None and reached:
+            best = min(reached, key=reached.__getitem__)
+            losses.append((energies[generator] - reached[best], row["formula"], best))
+    clear = sorted((loss for loss in losses if loss[0] > TIE), reverse=True)
+    return {
+        "generator": generator,
+        "compositions": len(losses),
+        f"above best by > {1000 * TIE:.0f} meV": len(clear),
+        "of these above the known one": sum(best == KNOWN for _, _, best in clear),
+        "worst (meV/atom, who is lowest)": "; ".join(
+            f"{formula} {1000 * above:.0f} ({best})" for above, formula, best in clear[:WORST]
+        )
+        or "-",
     }
 
 

@@ -10,7 +10,7 @@ from pymatgen.core import Lattice, Structure
 
 from unimat_search.baselines.published import published
 from unimat_search.cli import main
-from unimat_search.evaluate import NAMES, evaluate, read_benchmark, read_samples
+from unimat_search.evaluate import NAMES, compared, evaluate, read_benchmark, read_samples
 from unimat_search.registry import Spec
 from unimat_search.unimat.sources import from_structures, write_parquet
 
@@ -35,7 +35,7 @@ def test_the_test_set_itself_is_perfect(data_dir: Path) -> None:
     samples = read_samples(data_dir / "mp_20" / "test.parquet")
     table = evaluate(samples, read_benchmark("mp-20", data_dir), workers=1)
     ones = ("valid_structure", "sane_structure", "valid_composition", "coverage_recall", "coverage_precision")
-    assert [table[name] for name in (*ones, "unique", "novel", "match_everyone_rate")] == [1.0] * 8
+    assert [table[name] for name in (*ones, "unique", "novel", "match_rate_at_1", "match_everyone_rate")] == [1.0] * 9
     for name in ("density_distance", "num_elements_distance", "match_everyone_distance"):
         assert table[name] == pytest.approx(0.0, abs=1e-6)
 
@@ -56,7 +56,9 @@ def test_copies_and_broken_crystals(data_dir: Path) -> None:
     assert table["valid_structure"] == pytest.approx(4 / 6)
     assert table["unique"] == pytest.approx(3 / 6)
     assert table["novel"] == pytest.approx(3 / 6)
-    assert (table["n_asked"], table["match_everyone_rate"]) == (1, 1.0)
+    assert (table["n_asked"], table["match_rate_at_1"], table["match_everyone_rate"]) == (1, 1.0, 1.0)
+    other = evaluate(read_samples(data_dir / "mp_20" / "train.parquet"), read_benchmark("mp-20", data_dir), workers=1)
+    assert (other["n_asked"], other["match_rate_at_1"]) == (0, None)
 
 
 def test_stability_of_samples(data_dir: Path) -> None:
@@ -96,7 +98,9 @@ def test_the_command(data_dir: Path) -> None:
 
 def test_papers_say_what_can_be_compared() -> None:
     for data in ("mp_20", "perov_5", "carbon_24"):
-        assert [paper.name for paper in published(data)] == ["CDVAE", "UniMat"]
+        assert {"CDVAE", "UniMat"} <= {paper.name for paper in published(data)}
+    unconditional = compared(published("mp_20"), {"samples": {"coverage_recall": 0.9, "match_rate_at_1": None}})
+    assert [paper.name for paper in unconditional] == ["CDVAE", "UniMat"]
     for paper in published("mp_20"):
         assert paper.citation
         assert paper.comparable

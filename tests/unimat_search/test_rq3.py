@@ -20,6 +20,7 @@ from unimat_search.judge import verdicts
 from unimat_search.records import Outcome, Record
 from unimat_search.registry import PluginError
 from unimat_search.rq3 import Target, judged_tables, read_targets, reproduce
+from unimat_search.rq3_tables import _losses
 
 CRYSTALS = {
     "Cu": ("k-1", Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.6), ["Cu"], [[0.0, 0, 0]])),
@@ -89,6 +90,25 @@ def test_targets_are_searched_in_the_cell_of_their_known_structure(data_dir: Pat
     assert targets["AlNi"].groups == {
         "elements": "2", "atoms": "3-5", "level": "new formula", "prototype": "new anonymous formula"
     }  # fmt: skip
+
+
+def test_losses_are_named_the_worst_first() -> None:
+    def row(formula: str, known: float | None, ours: float | None, theirs: float | None) -> dict[str, Any]:
+        return {"formula": formula, "known": known, "ours": {"lowest": ours}, "theirs": {"lowest": theirs}}
+
+    rows = [
+        row("A", -1.0, -0.9, -0.95),
+        row("B", -1.0, -0.7, -1.2),
+        row("C", None, -0.5, -0.503),
+        row("D", -1.0, None, -1.0),
+        row("E", -1.0, -1.1, None),
+    ]
+    ours, theirs = _losses("ours", rows), _losses("theirs", rows)
+    assert ours["compositions"] == 4
+    assert ours["above best by > 5 meV"] == 2
+    assert ours["of these above the known one"] == 1
+    assert ours["worst (meV/atom, who is lowest)"] == "B 500 (theirs); A 100 (known structure)"
+    assert theirs["above best by > 5 meV"] == 1
 
 
 def test_fewer_targets_are_a_part_of_more(data_dir: Path) -> None:
