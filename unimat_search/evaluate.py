@@ -372,8 +372,8 @@ def footnotes(tables: Mapping[str, Mapping[str, Any]], papers: Sequence[Publishe
         )
     for name, one in tables.items():
         if one.get("hull_reference"):
-            counts = [f"{one[key]} below {bound:g}" for key, bound in zip(HULL_COUNTS, BOUNDS, strict=True)]
+            below = [f"{one[key]} below {bound:g}" for key, bound in zip(HULL_COUNTS, BOUNDS, strict=True)]
             of = f"e_above_hull, eV/atom, of {one['n_hull_distances']} structures"
-            lines.append(f"{name}: {of}: {', '.join(counts)}; against {one['hull_reference']}.")
+            lines.append(f"{name}: {of}: {', '.join(below)}; against {one['hull_reference']}.")
     lines += [f"{paper.name}: {paper.citation}; {paper.protocol}. Comparable: {paper.comparable}." for paper in papers]
     return "\n".join(lines)
