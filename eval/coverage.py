@@ -16,6 +16,9 @@ from scipy.spatial.distance import cdist
 
 FloatArray = NDArray[np.float64]
 
+COMPOSITION_LENGTH = 132
+"""Of a composition's fingerprint: six statistics of 22 properties."""
+
 BLOCK = 1000
 """Rows of the matrix of distances that are held at once."""
 

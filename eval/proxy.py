@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
-from unimat_search.eval.coverage import Cutoffs, Fingerprints, composition_fingerprint, coverage
+from unimat_search.eval.coverage import COMPOSITION_LENGTH, Cutoffs, Fingerprints, composition_fingerprint, coverage
 from unimat_search.eval.crystalnn import LENGTH, crystal_fingerprint
 from unimat_search.eval.metrics import rate
-from unimat_search.eval.parallel import chunked, quiet
+from unimat_search.eval.parallel import Job, quiet, run_jobs
 from unimat_search.eval.sanity import structure_problem
 from unimat_search.eval.sets import distribution_distance, is_valid_composition, is_valid_structure
 from unimat_search.fingerprint import FloatArray
@@ -74,36 +74,56 @@ class Facts:
 
 
 def facts_of(structures: Sequence[Structure], *, workers: int = 1) -> Facts:
-    """Of ordered structures of plain elements, however broken their geometries, in `workers` processes."""
-    from joblib import Parallel, delayed, parallel_config
+    """Of ordered structures of plain elements, however broken their geometries, in `workers` processes.
 
-    with parallel_config(backend="loky", inner_max_num_threads=1):
-        parts = Parallel(n_jobs=workers)(delayed(_facts_of_chunk)(chunk) for chunk in chunked(structures, CHUNK))
-    parts = parts or [_facts_of_chunk([])]
-    return Facts(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Facts)})
+    One that kills its process is like one without a valid structure.
+    """
+    starts = iter(range(0, len(structures), CHUNK))
+
+    def next_job() -> Job[int, Structure, Facts] | None:
+        start = next(starts, None)
+        if start is None:
+            return None
+        return Job(start, _facts_of_each, structures[start : start + CHUNK], lambda _: _NOTHING)
+
+    parts = {job.tag: facts for job, facts in run_jobs(next_job, workers=workers)}
+    rows = [_NO_ROWS, *(row for start in sorted(parts) for row in parts[start])]
+    return Facts(**{f.name: np.concatenate([getattr(row, f.name) for row in rows]) for f in fields(Facts)})
 
 
-def _facts_of_chunk(structures: Sequence[Structure]) -> Facts:
-    count = len(structures)
+def _facts_of_each(structures: Sequence[Structure]) -> list[Facts]:
     with quiet():
-        valid = np.array([is_valid_structure(one) for one in structures], dtype=bool)
-        pairs = list(zip(structures, valid, strict=True))
-        return Facts(
-            valid_structure=valid,
-            sane=np.array([ok and structure_problem(one) is None for one, ok in pairs], dtype=bool),
-            valid_composition=np.array([is_valid_composition(one.composition) for one in structures], dtype=bool),
-            density=np.array([one.density if ok else np.nan for one, ok in pairs], dtype=float),
-            num_elements=np.array([len(one.composition) for one in structures], dtype=float),
-            structure=np.array([_fingerprint(one, ok=ok) for one, ok in pairs], dtype=float).reshape(count, LENGTH),
-            composition=np.array([composition_fingerprint(one.composition) for one in structures]).reshape(count, 132),
-        )
+        return [_facts_of_one(structure) for structure in structures]
 
 
-def _fingerprint(structure: Structure, *, ok: bool) -> FloatArray:
+def _facts_of_one(structure: Structure) -> Facts:
+    valid = is_valid_structure(structure)
+    return Facts(
+        valid_structure=np.array([valid]),
+        sane=np.array([valid and structure_problem(structure) is None]),
+        valid_composition=np.array([is_valid_composition(structure.composition)]),
+        density=np.array([structure.density if valid else np.nan], dtype=float),
+        num_elements=np.array([len(structure.composition)], dtype=float),
+        structure=_fingerprint(structure)[None] if valid else _NOTHING.structure,
+        composition=composition_fingerprint(structure.composition)[None],
+    )
+
+
+def _fingerprint(structure: Structure) -> FloatArray:
     try:
-        return crystal_fingerprint(structure) if ok else np.full(LENGTH, np.nan)
+        return crystal_fingerprint(structure)
     except ValueError:
         return np.full(LENGTH, np.nan)
+
+
+def _unknown(count: int) -> Facts:
+    """Facts of crystals of which nothing is known."""
+    no, unknown = np.zeros(count, dtype=bool), np.full(count, np.nan)
+    prints = np.full((count, LENGTH), np.nan), np.full((count, COMPOSITION_LENGTH), np.nan)
+    return Facts(no, no, no, unknown, unknown, *prints)
+
+
+_NO_ROWS, _NOTHING = _unknown(0), _unknown(1)
 
 
 def proxy_metrics(made: Facts, known: Facts, n_generated: int, cutoffs: Cutoffs) -> dict[str, Any]:
@@ -126,6 +146,6 @@ def proxy_metrics(made: Facts, known: Facts, n_generated: int, cutoffs: Cutoffs)
         "valid": rate(int(valid.sum()), n_generated),
         "coverage_recall": recall,
         "coverage_precision": precision,
-        "density_distance": distribution_distance(made.density[valid], known.density),
+        "density_distance": distribution_distance(made.density[valid], known.density[known.valid_structure]),
         "num_elements_distance": distribution_distance(made.num_elements[valid], known.num_elements),
     }

@@ -17,11 +17,13 @@ DATA_VARIABLE = "UNIMAT_SEARCH_DATA"
 def _environment(name: str, value: str) -> Iterator[None]:
     before = os.environ.get(name)
     os.environ[name] = value
-    yield
-    if before is None:
-        del os.environ[name]
-    else:
-        os.environ[name] = before
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _tell_plugins(context: click.Context, _: click.Parameter, folder: Path | None) -> Path | None:
