@@ -3,8 +3,8 @@
 As there: a graph network encodes a crystal into a latent vector, from which the number of atoms, the composition and
 the cell are predicted, and which conditions a second, equivariant network that denoises coordinates by annealed
 Langevin dynamics. Other than there: both networks are PaiNN; the cell is told from the volume that the composition
-usually has; elements are not denoised; and a prior of the latent vector given the composition is learnt beside, so that
-a composition can be asked for.
+usually has; elements are not denoised, and neither noise nor moves shift a crystal as a whole; and a prior of the
+latent vector given the composition is learnt beside, so that a composition can be asked for.
 """
 
 from __future__ import annotations
@@ -96,10 +96,11 @@ class CdvaeModel(VolumeModel):
         latent = mean + log_std.exp() * drawn  # (b, z)
         cells = self.encode_cells(batch.cells, numbers)
         level = torch.randint(len(self.sigmas), (len(batch),), generator=generator, device=device)
-        noise = torch.randn(batch.frac_coords.shape, generator=generator, device=device)
+        noise = without_drift(torch.randn(batch.frac_coords.shape, generator=generator, device=device))
         sigma = self.sigmas[level]  # (b,)
-        noisy = batch.frac_coords + (sigma[:, None, None] * noise) @ torch.linalg.inv(batch.cells)
-        target = without_drift(shortest(batch.frac_coords - noisy) @ batch.cells) / sigma[:, None, None]
+        with torch.autocast(device.type, enabled=False):  # hundredths of an angstrom need more than bf16's eight bits
+            noisy = batch.frac_coords + (sigma[:, None, None] * noise) @ torch.linalg.inv(batch.cells)
+            target = without_drift(shortest(batch.frac_coords - noisy) @ batch.cells) / sigma[:, None, None]
         moves = self.moves(noisy, batch.cells, numbers, latent, sigma)
         parts = {
             "coords": 0.5 * (moves - target).square().sum(-1).mean(),

@@ -61,27 +61,28 @@ def neighbour_graph(frac_coords: Tensor, cells: Tensor, config: GraphConfig) -> 
         cells: Row vectors, angstrom. (b, 3, 3)
         config: How many, and how they are described.
     """
-    n = frac_coords.shape[1]
-    images = torch.tensor(list(product((-1.0, 0.0, 1.0), repeat=3)), device=frac_coords.device)  # (27, 3)
-    apart = shortest(frac_coords.unsqueeze(1) - frac_coords.unsqueeze(2))  # (b, n, n, 3) from the second index on
-    vectors = (apart.unsqueeze(3) + images) @ cells[:, None, None]  # (b, n, n, 27, 3)
-    distances = vectors.norm(dim=-1)
-    distances[:, range(n), range(n), len(images) // 2] = torch.inf  # an atom is not its own neighbour
-    count = min(config.neighbours, n * len(images) - 2)
-    nearest, place = distances.flatten(2).topk(count + 1, largest=False)  # (b, n, k + 1)
-    reach = nearest[..., count:, None].clamp(max=config.cutoff)  # the first that is left out sends nothing: no jumps
-    nearest, place = nearest[..., :count], place[..., :count]  # (b, n, k)
-    chosen = vectors.flatten(2, 3).gather(2, place.unsqueeze(-1).expand(-1, -1, -1, 3))
-    short = nearest.clamp(min=1e-3).unsqueeze(-1)
-    centres = torch.linspace(0.0, config.cutoff, config.distances, device=frac_coords.device)
-    width = config.cutoff / config.distances
-    envelope = 0.5 * (torch.cos(math.pi * (short / reach).clamp(max=1.0)) + 1.0)
-    return Graph(
-        sender=place // len(images),
-        direction=chosen / short,
-        basis=torch.exp(-0.5 * ((short - centres) / width) ** 2),
-        envelope=envelope,
-    )
+    with torch.autocast(frac_coords.device.type, enabled=False):  # distances in full precision
+        n = frac_coords.shape[1]
+        images = torch.tensor(list(product((-1.0, 0.0, 1.0), repeat=3)), device=frac_coords.device)  # (27, 3)
+        apart = shortest(frac_coords.unsqueeze(1) - frac_coords.unsqueeze(2))  # (b, n, n, 3) from the second index on
+        vectors = (apart.unsqueeze(3) + images) @ cells[:, None, None]  # (b, n, n, 27, 3)
+        distances = vectors.norm(dim=-1)
+        distances[:, range(n), range(n), len(images) // 2] = torch.inf  # an atom is not its own neighbour
+        count = min(config.neighbours, n * len(images) - 2)
+        nearest, place = distances.flatten(2).topk(count + 1, largest=False)  # (b, n, k + 1)
+        reach = nearest[..., count:, None].clamp(max=config.cutoff)  # what is left out sends nothing
+        nearest, place = nearest[..., :count], place[..., :count]  # (b, n, k)
+        chosen = vectors.flatten(2, 3).gather(2, place.unsqueeze(-1).expand(-1, -1, -1, 3))
+        short = nearest.clamp(min=1e-3).unsqueeze(-1)
+        centres = torch.linspace(0.0, config.cutoff, config.distances, device=frac_coords.device)
+        width = config.cutoff / config.distances
+        envelope = 0.5 * (torch.cos(math.pi * (short / reach).clamp(max=1.0)) + 1.0)
+        return Graph(
+            sender=place // len(images),
+            direction=chosen / short,
+            basis=torch.exp(-0.5 * ((short - centres) / width) ** 2),
+            envelope=envelope,
+        )
 
 
 class GraphNetwork(nn.Module):

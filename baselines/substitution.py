@@ -172,7 +172,7 @@ def _likeness() -> FloatArray:
         numbers = [Element.from_Z(z).mendeleev_no for z in range(1, len(SYMBOLS))]
     scale = np.nan_to_num(np.array([0.0, *numbers], dtype=float), nan=2 * MENDELEEV * len(SYMBOLS))
     likeness: FloatArray = correlation - np.abs(scale[:, None] - scale) / MENDELEEV
-    return likeness
+    return np.round(likeness, 9)  # sums over a set of ions, whose order a process chooses
 
 
 def _replaced(template: StructureSet, atomic_numbers: dict[int, int]) -> Structure:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import os
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -91,29 +92,34 @@ def _phase(row: Row, references: References) -> Phase | None:
     if row[column] in (None, ""):
         return None
     energy: float | None = float(row[column])
+    if energy is not None and not math.isfinite(energy):
+        raise ValueError(f"{row['formula']} has the energy {energy}")
     if energy is not None and column == "energy_per_atom":
         energy = references.formation_energy_per_atom(composition, energy * composition.num_atoms)
     return None if energy is None else Phase(composition.reduced_formula, energy)
 
 
 def _entries(data: Any) -> Iterator[Row]:  # noqa: ANN401
-    """Entries as pymatgen writes them; elements among them are what formation energies count from."""
-    from monty.json import MontyDecoder
+    """Entries as pymatgen writes them: composition, energy and correction, nothing else of them is looked at.
 
+    Elements among them are what formation energies count from.
+    """
     listed = data["entries"] if isinstance(data, dict) else data
-    entries = MontyDecoder().process_decoded(listed)
+    entries = [
+        (Composition(one["composition"]), float(one["energy"]) + float(one.get("correction") or 0)) for one in listed
+    ]
     elements: dict[str, float] = {}
-    for entry in entries:
-        if entry.composition.is_element:
-            symbol = entry.composition.elements[0].symbol
-            elements[symbol] = min(entry.energy_per_atom, elements.get(symbol, entry.energy_per_atom))
-    for entry in entries:
-        missing = sorted({el.symbol for el in entry.composition.elements} - set(elements))
+    for composition, energy in entries:
+        if composition.is_element:
+            symbol, per_atom = composition.elements[0].symbol, energy / composition.num_atoms
+            elements[symbol] = min(per_atom, elements.get(symbol, per_atom))
+    for composition, energy in entries:
+        missing = sorted({el.symbol for el in composition.elements} - set(elements))
         if missing:
             raise ValueError(f"it has no entry of the element {missing[0]}")
-        elemental = sum(x * elements[el.symbol] for el, x in entry.composition.fractional_composition.items())
-        formula = entry.composition.reduced_formula
-        yield {"formula": formula, "formation_energy_per_atom": float(entry.energy_per_atom - elemental)}
+        elemental = sum(amount * elements[el.symbol] for el, amount in composition.items())
+        formation = (energy - elemental) / composition.num_atoms
+        yield {"formula": composition.reduced_formula, "formation_energy_per_atom": float(formation)}
 
 
 def materials_project(systems: Collection[frozenset[str]], *, key: str | None = None) -> Hull:

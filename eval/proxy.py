@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from unimat_search.eval.parallel import Job, quiet, run_jobs
 from unimat_search.eval.sanity import structure_problem
 from unimat_search.eval.sets import distribution_distance, is_valid_composition, is_valid_structure
 from unimat_search.fingerprint import FloatArray
+from unimat_search.records import UserError
 
 CHUNK = 64
 
@@ -76,8 +78,14 @@ class Facts:
 def facts_of(structures: Sequence[Structure], *, workers: int = 1) -> Facts:
     """Of ordered structures of plain elements, however broken their geometries, in `workers` processes.
 
-    One that kills its process is like one without a valid structure.
+    One that no library takes, or that kills its process, is like one without a valid structure.
+
+    Raises:
+        UserError: If matminer or SMACT are missing.
     """
+    for package in ("matminer", "smact"):
+        if find_spec(package) is None:
+            raise UserError(f"{package} is missing; pip install 'unimat-search[evaluate]'")
     starts = iter(range(0, len(structures), CHUNK))
 
     def next_job() -> Job[int, Structure, Facts] | None:
@@ -97,6 +105,15 @@ def _facts_of_each(structures: Sequence[Structure]) -> list[Facts]:
 
 
 def _facts_of_one(structure: Structure) -> Facts:
+    try:
+        return _known_facts(structure)
+    except ModuleNotFoundError:
+        raise
+    except Exception:  # libraries raise anything for what they were not made for
+        return _NOTHING
+
+
+def _known_facts(structure: Structure) -> Facts:
     valid = is_valid_structure(structure)
     return Facts(
         valid_structure=np.array([valid]),

@@ -105,13 +105,18 @@ class KnownCrystals:
         )
 
 
-def rms_distances(made: Sequence[Structure], known: Sequence[Structure], matcher: MatchSettings) -> NDArray[np.float64]:
-    """Distances of generated (rows) and known structures, in (volume / atoms)^(1/3); NaN: no match. (m, k)."""
+def rms_distances(
+    made: Sequence[Structure | None], known: Sequence[Structure], matcher: MatchSettings
+) -> NDArray[np.float64]:
+    """Distances of generated (rows) and known structures, in (volume / atoms)^(1/3). (m, k).
+
+    NaN: no match, or None in the place of a structure.
+    """
     fit = structure_matcher(matcher)
     table = np.full((len(made), len(known)), np.nan)
     for row, one in enumerate(made):
         for column, other in enumerate(known):
-            found = fit.get_rms_dist(other, one)  # type: ignore[no-untyped-call]
+            found = fit.get_rms_dist(other, one) if one else None  # type: ignore[no-untyped-call]
             if found is not None:
                 table[row, column] = found[0]
     return table
@@ -139,6 +144,7 @@ def displacement(initial: Structure, final: Structure) -> float:
     carries along does not count. Atoms keep their order.
     """
     moved = final.frac_coords - initial.frac_coords
+    moved -= moved[0]  # a common shift first, so that none is wrapped apart from the others
     moved -= np.rint(moved)
     moved -= moved.mean(axis=0)
     return float(np.sqrt((np.linalg.norm(moved @ final.lattice.matrix, axis=1) ** 2).mean()))

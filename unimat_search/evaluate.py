@@ -158,7 +158,7 @@ def evaluate(
             "unique": rate(len(firsts), samples.n_generated),
             "novel": None if new is None else rate(sum(new), samples.n_generated),
         }
-        table |= _matches(valid, benchmark.test, MatchSettings())
+        table |= _matches(structures, facts.valid_structure.tolist(), benchmark.test, MatchSettings())
     if relaxer:
         counted = [row in firsts and (new is None or new[row]) for row in range(len(valid))]
         elements = {el.symbol for one in valid for el in one.composition.elements}
@@ -183,11 +183,16 @@ def _new(structures: Sequence[Structure], train: StructureSet) -> list[bool]:
     return [structure not in known for structure in structures]
 
 
-def _matches(structures: Sequence[Structure], test: StructureSet, matcher: MatchSettings) -> dict[str, Any]:
-    """`MATCHES` over the test structures whose composition was generated; None where none was."""
-    made: dict[str, list[Structure]] = {}
-    for structure in structures:
-        made.setdefault(structure.composition.reduced_formula, []).append(structure)
+def _matches(
+    structures: Sequence[Structure], valid: Sequence[bool], test: StructureSet, matcher: MatchSettings
+) -> dict[str, Any]:
+    """`MATCHES` over the test structures whose composition was generated; None where none was.
+
+    A sample without a valid structure matches nothing; one that can't be read has no composition.
+    """
+    made: dict[str, list[Structure | None]] = {}
+    for structure, counts in zip(structures, valid, strict=True):
+        made.setdefault(structure.composition.reduced_formula, []).append(structure if counts else None)
     known = _by_formula(test, made.keys())
     if not known:
         return {"n_asked": 0, **dict.fromkeys(MATCHES)}
@@ -221,7 +226,11 @@ def _stability(
     systems = {frozenset(el.symbol for el in one.composition.elements) for one in structures}
     hull = load_hull(hull_source, systems, references)
     results = _relaxed(structures, relaxer, RelaxSettings(), workers)
-    results = {row: result for row, result in results.items() if result.outcome is Outcome.CONVERGED}
+    results = {
+        row: result
+        for row, result in results.items()
+        if result.outcome is Outcome.CONVERGED and _is_physical(_formation_energy(result, references))
+    }
     energies = {
         row: energy for row, one in results.items() if (energy := _formation_energy(one, references)) is not None
     }
@@ -259,25 +268,33 @@ def _energies(
     stem = f"{test.sha256}-{file_stem(references.potential)}"
     file = cache_folder() / "evaluate" / f"{stem}.json"
     if not file.is_file():
-        known = _static_energies(_all_structures(test), relaxer, references, workers)
+        computed = _static_energies(_all_structures(test), relaxer, workers)
+        if not computed:
+            return {"potential": references.potential, "energy_distance": None}
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(known) + "\n")
-    known = json.loads(file.read_text(encoding="utf-8"))
-    made = _static_energies(structures, relaxer, references, workers)
+        write_whole(file, json.dumps(computed) + "\n")
+    known = _physical(json.loads(file.read_text(encoding="utf-8")), references)
+    made = _physical(_static_energies(structures, relaxer, workers), references)
     return {
         "potential": references.potential,
         "energy_distance": distribution_distance(np.array(made), np.array(known)),
     }
 
 
-def _static_energies(
-    structures: Sequence[Structure], relaxer: Spec, references: References, workers: int
-) -> list[float]:
-    """Formation energies of structures as they are, eV/atom; without those that the potential can't take."""
+def _static_energies(structures: Sequence[Structure], relaxer: Spec, workers: int) -> list[tuple[str, float]]:
+    """Cell formulas and total energies (eV) of structures as they are; without those that the potential can't take."""
     results = _relaxed(structures, relaxer, RelaxSettings(max_steps=0), workers)
-    low, high = FORMATION_ENERGY_WINDOW
-    found = [_formation_energy(result, references) for _, result in sorted(results.items())]
-    return [energy for energy in found if energy is not None and low < energy < high]
+    return [
+        (result.structure.composition.formula, result.energy)
+        for _, result in sorted(results.items())
+        if result.structure is not None and result.energy is not None
+    ]
+
+
+def _physical(energies: Sequence[tuple[str, float]], references: References) -> list[float]:
+    """Formation energies, eV/atom, of formulas and total energies; without what no crystal has."""
+    found = [references.formation_energy_per_atom(Composition(formula), energy) for formula, energy in energies]
+    return [energy for energy in found if energy is not None and _is_physical(energy)]
 
 
 def _relaxed(
@@ -291,6 +308,12 @@ def _relaxed(
         for rows, results in relax_chunks(relaxer, chunks, settings, workers=workers)
         for row, result in zip(rows, results, strict=True)
     }
+
+
+def _is_physical(energy: float | None) -> bool:
+    """Whether a formation energy, eV/atom, is within what crystals have; an unknown one may be."""
+    low, high = FORMATION_ENERGY_WINDOW
+    return energy is None or low < energy < high
 
 
 def _formation_energy(result: Relaxation, references: References) -> float | None:

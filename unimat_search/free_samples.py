@@ -26,7 +26,7 @@ from unimat_search.records import FailedAttempt, UserError
 from unimat_search.registry import Spec
 from unimat_search.unimat.elements import SYMBOLS
 
-GENERATORS = ("unimat", "cdvae", "substitution", "airss:standard", "uniform")
+GENERATORS = ("unimat", "substitution", "airss:standard", "uniform")
 PROXIES = (
     "valid_structure",
     "sane_structure",
@@ -58,7 +58,8 @@ def sample_freely(generator: StructureGenerator, n: int, benchmark: Benchmark, *
     """
     with quiet():
         if hasattr(generator, "generate_freely"):
-            return list(generator.generate_freely(n, seed=seed))
+            made = list(generator.generate_freely(n, seed=seed))[:n]
+            return made + [FailedAttempt("the generator gave fewer samples")] * (n - len(made))
         source = benchmark.train or benchmark.test
         rows = np.random.default_rng(seed).integers(len(source), size=n)
         return [_one(generator, source.take([row]).numbers.tolist(), seed + index) for index, row in enumerate(rows)]
@@ -119,17 +120,26 @@ def reproduce(
     Raises:
         UserError: If the folder is of another run, a generator can't be loaded, or the hull not be had.
     """
-    settings = {"data": benchmark.name, "data_sha256": benchmark.test.sha256, "n": n, "seed": seed}
-    _same_run(out, settings)
-    tables: dict[str, Any] = {}
+    settings = {
+        "data": benchmark.name,
+        "test_sha256": benchmark.test.sha256,
+        "train_sha256": benchmark.train.sha256 if benchmark.train else None,
+        "n": n,
+        "seed": seed,
+    }
+    loaded: dict[str, StructureGenerator] = {}
     for name, generator in load_generators(generators).items():
         if isinstance(generator, str):
             raise UserError(generator)
+        loaded[name] = generator
+    _same_run(out, settings)
+    tables: dict[str, Any] = {}
+    for name, generator in loaded.items():
         on_progress(len(tables), len(generators))
         samples = out / f"{_stem(name)}.parquet"
         if not samples.is_file():
             write_samples(sample_freely(generator, n, benchmark, seed=seed), samples)
-        kind = f"-{_stem(relaxer.label)}" if relaxer else ""
+        kind = f"-{_stem(f'{relaxer.label}-{hull}')}" if relaxer else ""
         table = out / f"{_stem(name)}{kind}.json"
         if not table.is_file():
             found = evaluate(read_samples(samples), benchmark, relaxer=relaxer, hull=hull, workers=workers)

@@ -137,6 +137,7 @@ def test_energies_count_from_the_potentials_references(tmp_path: Path) -> None:
         ("h.csv", b"formula,energy\nNaCl,1\n"),
         ("h.csv", b"formula,formation_energy_per_atom\nNaCl,low\n"),
         ("h.csv", b"a,b\n1,2\n"),
+        ("h.csv", b"formula,formation_energy_per_atom\nNaCl,nan\n"),
         ("h.csv.gz", b"no gzip"),
         ("h.parquet", b"no parquet"),
         ("h.json", b"{"),
@@ -155,6 +156,17 @@ def test_a_bad_file_is_one_line_and_nothing_is_written(tmp_path: Path, name: str
     assert result.exit_code == 2
     assert name in result.output.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+def test_entries_make_nothing_but_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hostile_module.py").write_text("raise SystemExit('executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    elements = [{"composition": {symbol: 1}, "energy": 0.0, "correction": None} for symbol in NACL]
+    salt = {"@module": "hostile_module", "@class": "X", "composition": {"Na": 1, "Cl": 1}, "energy": -4.0}
+    (tmp_path / "h.json").write_text(json.dumps([*elements, salt]))
+    hull = load_hull(str(tmp_path / "h.json"), [NACL], NO_REFERENCES)
+    assert hull is not None
+    assert hull.at(Composition("NaCl")).energy == pytest.approx(-2.0)
 
 
 def test_no_hull_where_none_ships_or_none_is_wanted() -> None:

@@ -128,6 +128,8 @@ def test_displacements() -> None:
     assert displacement(ROCK_SALT, final) == pytest.approx(0.0, abs=1e-9)
     stretched = ROCK_SALT.copy().scale_lattice(2 * ROCK_SALT.volume)
     assert displacement(ROCK_SALT, stretched) == pytest.approx(0.0, abs=1e-9)
+    shifted = ROCK_SALT.copy().translate_sites(range(len(ROCK_SALT)), [0.5, 0.5, 0.5]).perturb(0.001)
+    assert displacement(ROCK_SALT, shifted) < 0.01
     moved = IRON.copy().translate_sites([1], [0.1, 0, 0])
     assert displacement(IRON, moved) == pytest.approx(0.14)  # 0.28 angstrom apart, each half of it
 
@@ -145,6 +147,12 @@ def test_broken_crystals_count_and_raise_nothing() -> None:
     nothing = proxy_metrics(facts_of([]), known, 3, CUTOFFS["mp_20"])
     assert nothing["valid"] == nothing["coverage_precision"] == 0.0
     assert nothing["density_distance"] is None
+
+
+def test_what_no_library_takes_is_not_valid_and_costs_nobody_else() -> None:
+    heavy = Structure(Lattice.cubic(4), ["Rf", "O"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
+    facts = facts_of([ROCK_SALT, heavy, IRON])
+    assert facts.valid.tolist() == [True, False, True]
 
 
 def test_a_set_against_itself_is_perfect_and_order_does_not_matter(tmp_path: Path) -> None:

@@ -61,6 +61,27 @@ def test_copies_and_broken_crystals(data_dir: Path) -> None:
     assert (other["n_asked"], other["match_rate_at_1"]) == (0, None)
 
 
+def test_broken_samples_of_a_composition_are_misses(data_dir: Path) -> None:
+    """Of three test compositions one is found at once, one by the second sample, one not at all."""
+    with zipfile.ZipFile(data_dir / "samples.zip", "w") as archive:
+        broken = {name: Structure(one.lattice, one.species, [[0.0, 0, 0], [0, 0, 0.01]]) for name, one in TEST.items()}
+        made = [TEST["cu-au"], broken["ni-al"], TEST["ni-al"], broken["pd-ag"]]
+        for index, structure in enumerate(made):
+            archive.writestr(f"{index}.cif", structure.to(fmt="cif"))
+    table = evaluate(read_samples(data_dir / "samples.zip"), read_benchmark("mp-20", data_dir), workers=1)
+    assert table["n_asked"] == 3
+    assert table["match_rate_at_1"] == pytest.approx(1 / 3)
+    assert table["match_everyone_rate"] == pytest.approx(2 / 3)
+
+
+def test_energies_that_no_crystal_has_count_as_failures(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unimat_search.evaluate.FORMATION_ENERGY_WINDOW", (5.0, 6.0))
+    samples = read_samples(data_dir / "mp_20" / "test.parquet")
+    table = evaluate(samples, read_benchmark("mp-20", data_dir), relaxer=Spec.parse("emt"), hull="none", workers=1)
+    assert table["convergence_rate"] == 0.0
+    assert table["formation_energy_per_atom"] is None
+
+
 def test_stability_of_samples(data_dir: Path) -> None:
     (data_dir / "phases.csv").write_text("formula,formation_energy_per_atom\nCuAu,5.0\nNiAl,-5.0\n")
     samples = read_samples(data_dir / "mp_20" / "test.parquet")

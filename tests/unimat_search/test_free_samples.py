@@ -105,6 +105,10 @@ def test_the_commands_go_on_with_what_is_there(data_dir: Path, tmp_path: Path) -
     assert "substitution against uniform" in result.output
     assert "phases.csv, 1 phases" in result.output
     assert {name: (out / name).read_bytes() for name in kept} == kept
+    (data_dir / "others.csv").write_text("formula,formation_energy_per_atom\nNiAl,-0.5\nCuNi,-0.1\n")
+    elsewhere = ["--relaxer", "emt", "--hull", str(data_dir / "others.csv")]
+    result = CliRunner().invoke(main, ["reproduce", "rq4", *options, *elsewhere])
+    assert "phases.csv" not in result.output
     other = CliRunner().invoke(main, ["reproduce", "rq1", *options, "--seed", "1"])
     assert other.exit_code == 2
     assert "seed = 0, not 1" in other.output
