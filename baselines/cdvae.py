@@ -24,6 +24,7 @@ from unimat_search.unimat.elements import MAX_ATOMIC_NUMBER
 from unimat_search.unimat.flow import shortest, without_drift
 from unimat_search.unimat.model import SampleSettings, Streams
 from unimat_search.unimat.sample import UniMatGenerator
+from unimat_search.unimat.structures import StructureSet
 from unimat_search.unimat.tables import at_least_one
 from unimat_search.unimat.volume_model import VolumeModel
 
@@ -87,6 +88,12 @@ class CdvaeModel(VolumeModel):
         self.register_buffer("sigmas", levels.exp(), persistent=False)
 
     sigmas: Tensor
+
+    def fit(self, structures: StructureSet) -> None:
+        """As any model; cells must not be larger than it can say."""
+        if structures.num_sites.max() > MAX_SITES:
+            raise ValueError(f"cells of more than {MAX_SITES} atoms can't be trained on; set data.max_sites")
+        super().fit(structures)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """CDVAE's losses, and the likelihood of the latent vector given the composition."""
@@ -153,9 +160,10 @@ class CdvaeModel(VolumeModel):
         streams: Streams,
         settings: SampleSettings,
     ) -> tuple[Tensor, Tensor]:
-        """See `CrystalModel.sample`; annealed Langevin dynamics (Song and Ermon, arXiv:1907.05600), `steps` in all.
+        """See `CrystalModel.sample`: annealed Langevin dynamics (Song and Ermon, arXiv:1907.05600).
 
-        Properties are not heeded: the model has no place for them.
+        Steps are shared out evenly over the levels, at least one each, and a last one goes without noise. Properties
+        are not heeded: the model has no place for them.
         """
         if settings.sampler not in (None, "langevin"):
             raise ValueError(f"the cdvae model has no sampler {settings.sampler!r}; it has langevin")

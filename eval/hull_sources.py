@@ -60,7 +60,7 @@ def load_hull(source: str, systems: Collection[frozenset[str]], references: Refe
         return None
     wanted = {subset for system in systems for subset in subsets(system)}
     try:
-        rows = _read(file)
+        rows = [row for row in _read(file) if _has_energy(row)]
         phases = [phase for row in rows if elements_of(row["formula"]) in wanted and (phase := _phase(row, references))]
     except (OSError, EOFError, zlib.error, ArrowException, ValueError, KeyError, TypeError, AttributeError) as error:
         raise HullError(f"the hull {file} can't be read: {first_line(error)}; accepted: {FORMATS}") from error
@@ -85,12 +85,20 @@ def _read(file: Traversable) -> Sequence[Row]:
     raise ValueError("its format is unknown")
 
 
+def _column(row: Row) -> str:
+    return "formation_energy_per_atom" if "formation_energy_per_atom" in row else "energy_per_atom"
+
+
+def _has_energy(row: Row) -> bool:
+    return row[_column(row)] not in (None, "")
+
+
 def _phase(row: Row, references: References) -> Phase | None:
     """The phase of a row; None if the row has no energy (its relaxation failed), or an element no reference."""
     composition = Composition(row["formula"])
-    column = "formation_energy_per_atom" if "formation_energy_per_atom" in row else "energy_per_atom"
-    if row[column] in (None, ""):
+    if not _has_energy(row):
         return None
+    column = _column(row)
     energy: float | None = float(row[column])
     if energy is not None and not math.isfinite(energy):
         raise ValueError(f"{row['formula']} has the energy {energy}")

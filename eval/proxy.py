@@ -16,7 +16,7 @@ from unimat_search.eval.coverage import COMPOSITION_LENGTH, Cutoffs, Fingerprint
 from unimat_search.eval.crystalnn import LENGTH, crystal_fingerprint
 from unimat_search.eval.metrics import rate
 from unimat_search.eval.parallel import Job, quiet, run_jobs
-from unimat_search.eval.sanity import structure_problem
+from unimat_search.eval.sanity import IN_FLIGHT, structure_problem
 from unimat_search.eval.sets import distribution_distance, is_valid_composition, is_valid_structure
 from unimat_search.fingerprint import FloatArray
 from unimat_search.records import UserError
@@ -127,6 +127,10 @@ def _known_facts(structure: Structure) -> Facts:
 
 
 def _fingerprint(structure: Structure) -> FloatArray:
+    """NaN without Voronoi cells, or where a cell is so flat that more neighbours than can be counted are near."""
+    reduced = structure.lattice.get_lll_reduced_lattice()
+    if 1 / np.linalg.norm(reduced.inv_matrix, axis=0).max() < IN_FLIGHT.min_height:
+        return np.full(LENGTH, np.nan)
     try:
         return crystal_fingerprint(structure)
     except ValueError:

@@ -122,7 +122,7 @@ def _losses(generator: str, compositions: Sequence[Mapping[str, Any]]) -> Row:
     clear = sorted((loss for loss in losses if loss[0] > TIE), reverse=True)
     return {
         "generator": generator,
-        "compositions": len(losses),
+        "converged": len(losses),
         f"above best by > {1000 * TIE:.0f} meV": len(clear),
         "of these above the known one": sum(best == KNOWN for _, _, best in clear),
         "worst (meV/atom, who is lowest)": "; ".join(

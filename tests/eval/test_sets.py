@@ -151,8 +151,9 @@ def test_broken_crystals_count_and_raise_nothing() -> None:
 
 def test_what_no_library_takes_is_not_valid_and_costs_nobody_else() -> None:
     heavy = Structure(Lattice.cubic(4), ["Rf", "O"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
-    facts = facts_of([ROCK_SALT, heavy, IRON])
-    assert facts.valid.tolist() == [True, False, True]
+    flat = Structure(Lattice.orthorhombic(0.05, 0.05, 44), ["Fe"], [[0.0, 0, 0]])
+    facts = facts_of([ROCK_SALT, heavy, flat, IRON])
+    assert facts.valid.tolist() == [True, False, False, True]
 
 
 def test_a_set_against_itself_is_perfect_and_order_does_not_matter(tmp_path: Path) -> None:
