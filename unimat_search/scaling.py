@@ -112,9 +112,11 @@ def _measured(folder: Path, held: StructureSet) -> dict[str, Any]:
     """Size, cost and quality of a trained model, measured once."""
     file = folder / "measured.json"
     model, header = load_model(folder / MODEL)
-    if file.is_file() and (kept := json.loads(file.read_text(encoding="utf-8")))["steps"] == header["step"]:
-        measured: dict[str, Any] = kept
-        return measured
+    asked = {"steps": header["step"], "known": len(held), "known_sha256": held.sha256}
+    if file.is_file():
+        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if asked.items() <= kept.items():
+            return kept
     with (folder / LOG).open(newline="") as lines:
         log = [row for row in csv.DictReader(lines) if row["validation_loss"]]
     rates = match_rates(model, held, samples=1, settings=SampleSettings(), seed=0)
@@ -122,13 +124,12 @@ def _measured(folder: Path, held: StructureSet) -> dict[str, Any]:
     measured = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "structures": header["structures"],
-        "steps": header["step"],
         "seconds_a_step": float(log[-1]["seconds_a_step"]),
         "validation_loss": float(log[-1]["validation_loss"]),
         "match_rate": rates.rate(1),
         "match_rate_small": small.rate(1) if len(small.valid) else math.nan,
         "valid": float(rates.valid.mean()),
-        "known": len(held),
+        **asked,
     }
     write_whole(file, json.dumps(measured, indent=1) + "\n")
     return measured

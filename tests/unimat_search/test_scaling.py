@@ -44,6 +44,8 @@ def test_each_variant_is_trained_once_and_measured(data_dir: Path, tmp_path: Pat
     assert [title for title, _ in sections(rows)] == ["By width", "By data", "By cells"]
     again = reproduce(tmp_path / "out", data_dir, base=SMALL, variants=VARIANTS, count=6, say=said.append)
     assert json.dumps(again) == json.dumps(rows)
+    fewer = reproduce(tmp_path / "out", data_dir, base=SMALL, variants=VARIANTS[:1], count=4, say=said.append)
+    assert fewer[0]["known"] == 4
     longer = replace(SMALL, training=replace(TRAINING, steps=3))
     more = reproduce(tmp_path / "out", data_dir, base=longer, variants=VARIANTS[:1], count=6, say=said.append)
     assert more[0]["steps"] == 3
