@@ -15,7 +15,7 @@ from typing import Any
 
 from pymatgen.core import Composition, Element
 
-from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, relax_chunks
+from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, relax_chunks
 from unimat_search.formats import structure_from_row
 from unimat_search.records import Outcome, Relaxation, RelaxSettings, first_line
 from unimat_search.registry import Spec
@@ -47,6 +47,7 @@ class RelaxedPhase:
         space_group: Of the relaxed structure, at `SYMPREC`; empty if it failed.
         energy_per_atom: eV/atom; empty if it failed.
         outcome: How the relaxation ended.
+        potential: What relaxed it.
     """
 
     material_id: str
@@ -55,6 +56,7 @@ class RelaxedPhase:
     space_group: str
     energy_per_atom: str
     outcome: str
+    potential: str
 
 
 COLUMNS = [field.name for field in fields(RelaxedPhase)]
@@ -82,24 +84,40 @@ def build_hull(
         on_progress: Called with (phases in the file, phases in all).
 
     Raises:
-        ValueError: If data are missing, or the file is damaged.
+        ValueError: If data are missing, or the file is damaged or of another potential.
     """
     rows = _rows(data_dir)
     wanted = list(islice(_by_stability(data_dir, rows), limit))
-    done = {phase.material_id: phase for phase in read_relaxed(out)} if out.is_file() else {}
+    potential = load_relaxer(relaxer).name
+    done = _done(out, potential)
     missing = [name for name in wanted if name not in done]
-    on_progress(len(done), len(wanted))
+    on_progress(len(wanted) - len(missing), len(wanted))
     unwritten = 0
     chunks = ((names, [structure_from_row(rows[name]) for name in names]) for names in chunked(missing, DEFAULT_CHUNK))
-    for names, results in relax_chunks(relaxer, chunks, RelaxSettings(), workers=workers):
-        done |= {name: _relaxed(name, rows[name], result) for name, result in zip(names, results, strict=True)}
-        unwritten += len(names)
-        if unwritten >= KEEP_EVERY:
-            write_relaxed(out, done.values())
-            unwritten = 0
-        on_progress(len(done), len(wanted))
-    write_relaxed(out, done.values())
+    try:
+        for names, results in relax_chunks(relaxer, chunks, RelaxSettings(), workers=workers):
+            for name, result in zip(names, results, strict=True):
+                done[name] = _relaxed(name, rows[name], result, potential)
+            unwritten += len(names)
+            if unwritten >= KEEP_EVERY:
+                write_relaxed(out, done.values())
+                unwritten = 0
+            on_progress(sum(name in done for name in wanted), len(wanted))
+    finally:
+        write_relaxed(out, done.values())
     return list(done.values())
+
+
+def _done(out: Path, potential: str) -> dict[str, RelaxedPhase]:
+    """What a file holds already; what failed for no fault of its own is left out.
+
+    Raises:
+        ValueError: If the file is of another potential.
+    """
+    phases = read_relaxed(out) if out.is_file() else []
+    if others := {phase.potential for phase in phases} - {potential}:
+        raise ValueError(f"{out} holds phases relaxed by {min(others)}, not {potential}; give another --out")
+    return {phase.material_id: phase for phase in phases if phase.outcome != Outcome.RELAXER_FAILED}
 
 
 def _rows(data_dir: Path) -> dict[str, dict[str, Any]]:
@@ -126,9 +144,9 @@ def _by_stability(data_dir: Path, rows: Collection[str]) -> list[str]:
     return sorted(above, key=lambda name: (round(above[name], 2), name))
 
 
-def _relaxed(name: str, row: Mapping[str, Any], result: Relaxation) -> RelaxedPhase:
+def _relaxed(name: str, row: Mapping[str, Any], result: Relaxation, potential: str) -> RelaxedPhase:
     composition = Composition(dict(Counter(Element.from_Z(z).symbol for z in row["numbers"])))
-    phase = RelaxedPhase(name, composition.reduced_formula, len(row["numbers"]), "", "", str(result.outcome))
+    phase = RelaxedPhase(name, composition.reduced_formula, len(row["numbers"]), "", "", str(result.outcome), potential)
     if result.outcome is not Outcome.CONVERGED or result.energy is None or result.structure is None:
         return phase
     energy = result.energy / composition.num_atoms

@@ -4,6 +4,7 @@ import gzip
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ from pymatgen.entries.computed_entries import ComputedEntry
 
 from unimat_search.cli import main
 from unimat_search.eval.hull import Hull, Phase, elements_of, subsets
-from unimat_search.eval.hull_build import build_hull, read_relaxed
+from unimat_search.eval.hull_build import build_hull, read_relaxed, write_relaxed
 from unimat_search.eval.hull_check import check_hull
 from unimat_search.eval.hull_sources import HullError, load_hull, materials_project
 from unimat_search.eval.references import ElementReference, References
@@ -281,6 +282,13 @@ def test_a_hull_is_built_the_most_stable_first_and_goes_on(data_dir: Path) -> No
     whole = out.read_bytes()
     build_hull(data_dir, out, Spec.parse("emt"), workers=1)
     assert out.read_bytes() == whole
+    lost = [replace(phase, outcome="relaxer_failed", energy_per_atom="") for phase in phases]
+    write_relaxed(out, lost)
+    build_hull(data_dir, out, Spec.parse("emt"), workers=1)
+    assert out.read_bytes() == whole, "what failed for no fault of its own is tried again"
+    write_relaxed(out, [replace(phase, potential="another") for phase in phases])
+    with pytest.raises(ValueError, match="relaxed by another, not ase-emt"):
+        build_hull(data_dir, out, Spec.parse("emt"), workers=1)
 
 
 def test_a_hull_is_held_against_the_true_one(data_dir: Path) -> None:
