@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import pickle
+import re
 import tarfile
 import zipfile
 from collections import OrderedDict
@@ -114,12 +115,19 @@ def _structure(cell: Any, numbers: Sequence[int], frac_coords: Any) -> Structure
 
 
 def _cif(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
+    """Every block that has sites; pymatgen passes over broken ones and those of equal name without a word."""
+    text, stem = data.decode("utf-8"), PurePosixPath(name).stem
+    blocks = [block for block in re.split(r"(?im)^(?=data_)", text) if re.match(r"(?is)data_.*_atom_site", block)]
+    if len(blocks) < 2:
+        yield stem, _from_cif(text)
+        return
+    yield from ((f"{stem}-{index}", or_reason(_from_cif, block)) for index, block in enumerate(blocks))
+
+
+def _from_cif(text: str) -> Structure:
     from pymatgen.io.cif import CifParser
 
-    stem = PurePosixPath(name).stem
-    structures = CifParser.from_str(data.decode("utf-8")).parse_structures(primitive=False)
-    for index, structure in enumerate(structures):
-        yield stem if len(structures) == 1 else f"{stem}-{index}", structure
+    return CifParser.from_str(text).parse_structures(primitive=False)[0]
 
 
 def _extxyz(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
@@ -127,7 +135,7 @@ def _extxyz(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
 
     for index, atoms in enumerate(iread(io.StringIO(data.decode("utf-8")), index=":", format="extxyz")):
         known = atoms.info.get("name") or atoms.info.get("material_id")
-        yield str(known or f"{PurePosixPath(name).stem}-{index}"), structure_from_atoms(atoms)
+        yield str(known or f"{PurePosixPath(name).stem}-{index}"), or_reason(structure_from_atoms, atoms)
 
 
 def _poscar(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:

@@ -53,6 +53,22 @@ def test_an_archive_of_samples_is_read_in_memory(tmp_path: Path) -> None:
     assert set(tmp_path.parent.rglob("*")) == before
 
 
+def test_no_block_of_a_cif_is_lost(tmp_path: Path) -> None:
+    salt = SALT.to(fmt="cif")
+    broken = salt.replace("_cell_length_a", "_no_length")
+    about = "data_global\n_journal_name_full 'x'\n"
+    (tmp_path / "many.cif").write_text("\n".join([about, salt, salt, broken, IRON.to(fmt="cif")]))
+    read = list(read_file(tmp_path / "many.cif"))
+    assert [name for name, _ in read] == [f"many-{index}" for index in range(4)]
+    assert [isinstance(one, Structure) for _, one in read] == [True, True, False, True]
+
+
+def test_a_frame_without_a_cell_is_one_that_failed(tmp_path: Path) -> None:
+    lattice = 'Lattice="3 0 0 0 3 0 0 0 3" Properties=species:S:1:pos:R:3 pbc="T T T"'
+    (tmp_path / "made.extxyz").write_text(f"1\n{lattice}\nFe 0 0 0\n1\n\nFe 0 0 0\n")
+    assert [isinstance(one, Structure) for _, one in read_file(tmp_path / "made.extxyz")] == [True, False]
+
+
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "MAX_UNPACKED", 1000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
