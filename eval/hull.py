@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations
 
+import numpy as np
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
+from scipy.optimize import linprog
 
 BOUNDS = (0.0, 0.025, 0.1)
 """Of e_above_hull, eV/atom: stable below the first, metastable below the second (the UniMat paper's terms) and, in a
 wider sense, the third."""
+
+MAX_FACETS = 8
+"""Elements up to which the hull's facets are enumerated; their number explodes with the dimension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,9 @@ class Hull:
 
     reference: str
     phases: Iterable[Phase]
-    _diagrams: dict[tuple[frozenset[str], str], PhaseDiagram] = field(default_factory=dict, compare=False, repr=False)
+    _diagrams: dict[tuple[frozenset[str], str], PhaseDiagram | OneByOne] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def at(self, composition: Composition) -> HullPoint:
         """The hull at one composition."""
@@ -98,23 +104,42 @@ class Hull:
             own[formula] = min(energy, own.get(formula, energy))
         return systems
 
-    def _diagram(self, elements: frozenset[str], without: str = "") -> PhaseDiagram:
+    def _diagram(self, elements: frozenset[str], without: str = "") -> PhaseDiagram | OneByOne:
         key = (elements, without)
         if key not in self._diagrams:
             entries = [
                 PDEntry(composition := Composition(formula), energy * composition.num_atoms)
-                for subset in subsets(elements)
-                for formula, energy in self._systems.get(subset, {}).items()
+                for system, phases in self._systems.items()
+                if system <= elements
+                for formula, energy in phases.items()
                 if formula != without
             ]
-            self._diagrams[key] = PhaseDiagram([*(PDEntry(Composition(symbol), 0.0) for symbol in elements), *entries])
+            entries += [PDEntry(Composition(symbol), 0.0) for symbol in elements]
+            self._diagrams[key] = PhaseDiagram(entries) if len(elements) <= MAX_FACETS else OneByOne(entries)
         return self._diagrams[key]
 
 
-def subsets(elements: Collection[str]) -> Iterator[frozenset[str]]:
-    """The chemical systems that lie within one, itself included."""
-    for size in range(1, len(elements) + 1):
-        yield from map(frozenset, combinations(sorted(elements), size))
+@dataclass(frozen=True)
+class OneByOne:
+    """A hull of many elements, asked at one composition after the other: a linear programme each.
+
+    Attributes:
+        entries: Elements among them.
+    """
+
+    entries: Sequence[PDEntry]
+
+    def get_decomposition(self, composition: Composition) -> dict[PDEntry, float]:
+        """The phases of lowest energy that make up a composition: the share of the atoms in each."""
+        elements = composition.elements
+        shares = np.array([[e.composition.get_atomic_fraction(el) for e in self.entries] for el in elements])
+        wanted = [composition.get_atomic_fraction(el) for el in elements]
+        found = linprog([entry.energy_per_atom for entry in self.entries], A_eq=shares, b_eq=wanted).x
+        return {entry: float(x) for entry, x in zip(self.entries, found, strict=True) if x > 1e-9}
+
+    def get_hull_energy_per_atom(self, composition: Composition) -> float:
+        """Energy of these, eV/atom."""
+        return sum(x * float(entry.energy_per_atom) for entry, x in self.get_decomposition(composition).items())
 
 
 def elements_of(formula: str) -> frozenset[str]:

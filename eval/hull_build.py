@@ -79,7 +79,7 @@ def build_hull(
         data_dir: Folder of data sets.
         out: The file (`.csv.gz`).
         relaxer: The potential.
-        limit: So many phases at most in the file.
+        limit: So many, the most stable; others that the file holds already stay.
         workers: Processes.
         on_progress: Called with (phases in the file, phases in all).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ class Agreement:
         above_hull_bias: Mean difference, the tested hull's minus the true one's.
         decomposition: Mean absolute difference of decomposition_energy, of compounds.
         stable_agree: Share of the phases that both call on the hull, or both above it.
-        stable_precision: Of those that the tested hull has on it, the share that the true one has.
+        stable_precision: Of those that the tested hull has on it, the share that the true one has; NaN of none.
         stable_recall: The other way round.
     """
 
@@ -140,12 +141,13 @@ def _agreement(tested: FloatArray, expected: FloatArray) -> Agreement:
     difference = tested - expected
     ours, theirs = tested[:, 0] < ON_HULL, expected[:, 0] < ON_HULL
     both = (ours & theirs).sum()
+    compounds = difference[np.isfinite(difference[:, 1]), 1]
     return Agreement(
         n=len(tested),
         above_hull=float(np.abs(difference[:, 0]).mean()),
         above_hull_bias=float(difference[:, 0].mean()),
-        decomposition=float(np.nanmean(np.abs(difference[:, 1]))),
+        decomposition=float(np.abs(compounds).mean()) if len(compounds) else math.nan,
         stable_agree=float((ours == theirs).mean()),
-        stable_precision=float(both / ours.sum()),
-        stable_recall=float(both / theirs.sum()),
+        stable_precision=float(both / ours.sum()) if ours.any() else math.nan,
+        stable_recall=float(both / theirs.sum()) if theirs.any() else math.nan,
     )

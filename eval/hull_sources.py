@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 from pymatgen.core import Composition
 
-from unimat_search.eval.hull import Hull, Phase, elements_of, subsets
+from unimat_search.eval.hull import Hull, Phase, elements_of
 from unimat_search.eval.references import References, cache_folder, file_stem
 from unimat_search.files import write_whole
 from unimat_search.records import UserError, first_line
@@ -31,6 +32,9 @@ NONE, MATERIALS_PROJECT = "none", "mp"
 
 KEYS = ("MP_API_KEY", "PMG_MAPI_KEY")
 """Environment variables that may hold the user's key."""
+
+MAX_ASKED = 8
+"""Elements of a chemical system: its address names every system within it."""
 
 FORMATS = "CSV or parquet with the columns formula and formation_energy_per_atom (or energy_per_atom), or JSON entries"
 
@@ -58,9 +62,10 @@ def load_hull(source: str, systems: Collection[frozenset[str]], references: Refe
     file = Path(source) if source else shipped(references.potential)
     if not source and not file.is_file():
         return None
-    wanted = {subset for system in systems for subset in subsets(system)}
     try:
         rows = [row for row in _read(file) if _has_energy(row)]
+        found = {elements_of(row["formula"]) for row in rows}
+        wanted = {own for own in found if any(own <= system for system in systems)}
         phases = [phase for row in rows if elements_of(row["formula"]) in wanted and (phase := _phase(row, references))]
     except (OSError, EOFError, zlib.error, ArrowException, ValueError, KeyError, TypeError, AttributeError) as error:
         raise HullError(f"the hull {file} can't be read: {first_line(error)}; accepted: {FORMATS}") from error
@@ -157,7 +162,12 @@ def _ask(system: frozenset[str], key: str, file: Path) -> None:
 
     if not key:
         raise HullError(f"the Materials Project needs a key; set {KEYS[0]} (https://materialsproject.org/api)")
-    chemsys = ",".join("-".join(sorted(subset)) for subset in subsets(system))
+    if len(system) > MAX_ASKED:
+        raise HullError(
+            f"{'-'.join(sorted(system))} has too many elements to ask the Materials Project; give --hull a file"
+        )
+    subsets = (subset for size in range(len(system)) for subset in combinations(sorted(system), size + 1))
+    chemsys = ",".join(map("-".join, subsets))
     fields = "material_id,formula_pretty,formation_energy_per_atom"
     try:
         with MPRester(key) as client:

@@ -23,6 +23,11 @@ from unimat_search.records import UserError
 
 CHUNK = 64
 
+LIBRARIES = ("matminer", "smact")
+
+VERSION = 1
+"""Of what `facts_of` computes: to be raised with every change of it, so that none is kept for longer."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -83,7 +88,7 @@ def facts_of(structures: Sequence[Structure], *, workers: int = 1) -> Facts:
     Raises:
         UserError: If matminer or SMACT are missing.
     """
-    for package in ("matminer", "smact"):
+    for package in LIBRARIES:
         if find_spec(package) is None:
             raise UserError(f"{package} is missing; pip install 'unimat-search[evaluate]'")
     starts = iter(range(0, len(structures), CHUNK))

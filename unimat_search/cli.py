@@ -17,7 +17,7 @@ from unimat_search.cli_evaluate import evaluate
 from unimat_search.cli_hull import hull
 from unimat_search.cli_model import data, sample, train
 from unimat_search.cli_reproduce import report, reproduce
-from unimat_search.shell import DATA_DIR, FILE, FOLDER, BadInput, clear_errors, progress
+from unimat_search.shell import DATA_DIR, FILE, FOLDER, SPEC, BadInput, clear_errors, progress
 
 if TYPE_CHECKING:
     from unimat_search.compare import CompareSettings
@@ -43,7 +43,7 @@ def main() -> None:
     "--generator",
     "generators",
     multiple=True,
-    metavar="NAME[,KEY=VALUE...]",
+    metavar=SPEC,
     help="Generator, or package.module:Class. Repeatable; the first is the reference. [default: airss, pyxtal]",
 )
 @click.option("--seed-file", type=FILE, help="AIRSS .cell file: its composition, and random search as it says.")
@@ -53,7 +53,7 @@ def main() -> None:
 @click.option("--seed", type=int, help="Seed of every generator. [default: 0]")
 @click.option(
     "--relaxer",
-    metavar="NAME[,KEY=VALUE...]",
+    metavar=SPEC,
     help="Relaxer, or module:factory of an ASE calculator. [default: chgnet]",
 )
 @click.option("--fmax", type=float, help="Force threshold on atoms and cell, eV/angstrom. [default: 0.05]")
@@ -141,7 +141,7 @@ def references() -> None:
 
 
 @references.command("build")
-@click.option("--relaxer", default="chgnet", show_default=True, metavar="NAME[,KEY=VALUE...]", help="Potential.")
+@click.option("--relaxer", default="chgnet", show_default=True, metavar=SPEC, help="Potential.")
 @click.option("--element", "elements", multiple=True, help="Only this element. Repeatable. [default: all]")
 @DATA_DIR
 @click.option("--out", type=FILE, help="File to write. [default: the user's cache]")

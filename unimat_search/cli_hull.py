@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from unimat_search.shell import DATA_DIR, FILE, BadInput, clear_errors, progress
+from unimat_search.shell import DATA_DIR, FILE, SPEC, BadInput, clear_errors, progress
 
 
 @click.group()
@@ -17,8 +17,8 @@ def hull() -> None:
 @hull.command()
 @DATA_DIR
 @click.option("--out", type=FILE, required=True, help="File (.csv.gz); the same command goes on with what is there.")
-@click.option("--relaxer", default="chgnet", show_default=True, metavar="NAME[,KEY=VALUE...]", help="Potential.")
-@click.option("--limit", type=click.IntRange(min=1), help="So many phases, the most stable first. [default: all]")
+@click.option("--relaxer", default="chgnet", show_default=True, metavar=SPEC, help="Potential.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only so many, the most stable. [default: all]")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that relax. [default: one for each core]")
 def build(data_dir: Path | None, out: Path, relaxer: str, limit: int | None, workers: int | None) -> None:
     """Relax the phases near the Materials Project's hull, and keep their energies."""
@@ -49,7 +49,7 @@ def build(data_dir: Path | None, out: Path, relaxer: str, limit: int | None, wor
 @hull.command()
 @click.argument("file", type=FILE)
 @DATA_DIR
-@click.option("--relaxer", default="chgnet", show_default=True, metavar="NAME[,KEY=VALUE...]", help="Its potential.")
+@click.option("--relaxer", default="chgnet", show_default=True, metavar=SPEC, help="Its potential.")
 @click.option("--sample", type=click.IntRange(min=1), default=5000, show_default=True, help="So many phases at random.")
 def check(file: Path, data_dir: Path | None, relaxer: str, sample: int) -> None:
     """Hold a hull of relaxed phases against the Materials Project's."""

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import click
 
-from unimat_search.shell import DATA_DIR, FOLDER, BadInput, clear_errors, progress
+from unimat_search.shell import DATA_DIR, FOLDER, SPEC, BadInput, clear_errors, progress
+
+GENERATOR = click.option("--generator", "generators", multiple=True, metavar=SPEC, help="Others than the usual.")
+SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every generator.")
+RELAXER = click.option("--relaxer", default="chgnet", show_default=True, metavar=SPEC, help="Potential.")
+WORKERS = click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one for each core]")
 
 
 @click.group()
@@ -19,12 +27,12 @@ def reproduce() -> None:
 @click.option("--out", type=FOLDER, required=True, help="Folder; the same command goes on with what is there.")
 @click.option("--compositions", type=click.IntRange(min=1), help="So many of the 466. [default: all]")
 @click.option("-n", type=click.IntRange(min=1), default=100, show_default=True, help="Candidates each.")
-@click.option("--generator", "generators", multiple=True, metavar="NAME[,KEY=VALUE...]", help="Others than the usual.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every generator.")
-@click.option("--relaxer", default="chgnet", show_default=True, metavar="NAME[,KEY=VALUE...]", help="Potential.")
-@click.option("--judge", metavar="NAME[,KEY=VALUE...]", help="Relax the lowest structures again with this potential.")
+@GENERATOR
+@SEED
+@RELAXER
+@click.option("--judge", metavar=SPEC, help="Relax the lowest structures again with this potential.")
 @click.option("--judged", type=click.IntRange(min=1), default=30, show_default=True, help="Compositions judged.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one for each core]")
+@WORKERS
 def rq3(
     data_dir: Path | None,
     out: Path,
@@ -68,25 +76,24 @@ def rq3(
         click.echo(plain_text(sections(tables), footnotes(tables)))
 
 
+def _options_of_samples(command: Callable[..., None]) -> Callable[..., None]:
+    options = (
+        DATA_DIR,
+        click.option("--out", type=FOLDER, required=True, help="Folder; the same command goes on; rq1, rq4 share it."),
+        click.option("--data", default="mp-20", show_default=True, help="mp-20, perov-5, carbon-24, mpts-52."),
+        click.option("-n", type=click.IntRange(min=1), default=1000, show_default=True, help="Samples each."),
+        GENERATOR,
+        SEED,
+        WORKERS,
+    )
+    return reduce(lambda made, option: option(made), reversed(options), command)
+
+
 @reproduce.command()
-@DATA_DIR
-@click.option("--out", type=FOLDER, required=True, help="Folder; the same command goes on with what is there.")
-@click.option("--data", default="mp-20", show_default=True, metavar="NAME", help="mp-20, perov-5, carbon-24, mpts-52.")
-@click.option("-n", type=click.IntRange(min=1), default=1000, show_default=True, help="Samples of each generator.")
-@click.option("--generator", "generators", multiple=True, metavar="NAME[,KEY=VALUE...]", help="Others than the usual.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every generator.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one for each core]")
-def rq1(
-    data_dir: Path | None,
-    out: Path,
-    data: str,
-    n: int,
-    generators: tuple[str, ...],
-    seed: int,
-    workers: int | None,
-) -> None:
+@_options_of_samples
+def rq1(**options: Any) -> None:  # noqa: ANN401
     """Samples without a composition given: validity, coverage, distributions, beside the paper's."""
-    _free_samples(data_dir, out, data, n, generators, seed, None, "", workers)
+    _free_samples(**options, relaxer=None, hull="")
 
 
 @reproduce.command()
@@ -111,31 +118,16 @@ def rq2(data_dir: Path | None, out: Path, steps: int | None, count: int, device:
 
 
 @reproduce.command()
-@DATA_DIR
-@click.option("--out", type=FOLDER, required=True, help="Folder; the samples of rq1 are used if it holds them.")
-@click.option("--data", default="mp-20", show_default=True, metavar="NAME", help="mp-20, perov-5, carbon-24, mpts-52.")
-@click.option("-n", type=click.IntRange(min=1), default=1000, show_default=True, help="Samples of each generator.")
-@click.option("--generator", "generators", multiple=True, metavar="NAME[,KEY=VALUE...]", help="Others than the usual.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every generator.")
-@click.option("--relaxer", default="chgnet", show_default=True, metavar="NAME[,KEY=VALUE...]", help="Potential.")
+@_options_of_samples
+@RELAXER
 @click.option("--hull", default="", metavar="FILE|mp|none", help="Phases to count from. [default: the potential's]")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one for each core]")
-def rq4(
-    data_dir: Path | None,
-    out: Path,
-    data: str,
-    n: int,
-    generators: tuple[str, ...],
-    seed: int,
-    relaxer: str,
-    hull: str,
-    workers: int | None,
-) -> None:
+def rq4(**options: Any) -> None:  # noqa: ANN401
     """The same samples relaxed: energies, stability, and what proxy metrics foretell of them."""
-    _free_samples(data_dir, out, data, n, generators, seed, relaxer, hull, workers)
+    _free_samples(**options)
 
 
 def _free_samples(
+    *,
     data_dir: Path | None,
     out: Path,
     data: str,

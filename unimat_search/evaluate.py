@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from unimat_search.eval.hull import BOUNDS
 from unimat_search.eval.hull_sources import load_hull
 from unimat_search.eval.metrics import HULL_COUNTS, rate, summarise_hull
 from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, quiet, relax_chunks, usable_cores
-from unimat_search.eval.proxy import Facts, facts_of, proxy_metrics
+from unimat_search.eval.proxy import LIBRARIES, VERSION, Facts, facts_of, proxy_metrics
 from unimat_search.eval.references import References, cache_folder, file_stem, references_for
 from unimat_search.eval.report import Row, Section, number
 from unimat_search.eval.sanity import FORMATION_ENERGY_WINDOW
@@ -66,12 +67,14 @@ class Benchmark:
     Attributes:
         name: "mp_20".
         test: What the samples should be like.
-        train: What they should not merely repeat; empty where no training split is to be had.
+        train: What they should not merely repeat; None where no training split is to be had.
+        train_name: "mp_20/train"; some sets come with a part of it alone, "carbon_24/train_partial".
     """
 
     name: str
     test: StructureSet
-    train: StructureSet | None
+    train: StructureSet | None = None
+    train_name: str | None = None
 
 
 def read_samples(path: Path) -> Samples:
@@ -117,8 +120,8 @@ def read_benchmark(name: str, data_dir: Path | None) -> Benchmark:
             find_data(f"{key}/{split}", data_dir)
         except ValueError:
             continue
-        return Benchmark(key, test, read_source(f"{key}/{split}", data_dir).structures)
-    return Benchmark(key, test, None)
+        return Benchmark(key, test, read_source(f"{key}/{split}", data_dir).structures, f"{key}/{split}")
+    return Benchmark(key, test)
 
 
 def evaluate(
@@ -157,6 +160,7 @@ def evaluate(
         table |= {
             "unique": rate(len(firsts), samples.n_generated),
             "novel": None if new is None else rate(sum(new), samples.n_generated),
+            "novel_against": benchmark.train_name,
         }
         table |= _matches(structures, facts.valid_structure.tolist(), benchmark.test, MatchSettings())
     if relaxer:
@@ -164,14 +168,16 @@ def evaluate(
         elements = {el.symbol for one in valid for el in one.composition.elements}
         elements |= {SYMBOLS[z] for z in np.unique(benchmark.test.numbers)}
         references = references_for(relaxer, load_relaxer(relaxer).name, elements, workers=workers)
-        table |= _energies(valid, benchmark.test, relaxer, references, workers)
+        asked = [structures[row] for row in np.flatnonzero(facts.valid)]
+        table |= _energies(asked, benchmark.test, relaxer, references, workers)
         table |= _stability(valid, counted, relaxer, references, hull, samples.n_generated, workers)
     return table
 
 
 def _known_facts(structures: StructureSet, workers: int) -> Facts:
     """Of a data set, computed once and kept."""
-    file = cache_folder() / "evaluate" / f"{structures.sha256}.npz"
+    libraries = "-".join(f"{name}{version(name)}" for name in LIBRARIES)
+    file = cache_folder() / "evaluate" / f"{structures.sha256}-{libraries}-{VERSION}.npz"
     if not file.is_file():
         facts_of(_all_structures(structures), workers=workers).save(file)
     return Facts.load(file)
@@ -378,13 +384,20 @@ def sections(tables: Mapping[str, Mapping[str, Any]], papers: Sequence[Published
     return [("Proxy metrics", rows)]
 
 
+def _against(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """What "new" was counted against."""
+    names = {one["novel_against"] for one in tables.values() if one.get("novel_against")}
+    return " and ".join(sorted(names)).replace("train_partial", "train (a part of it)") or "the training set's"
+
+
 def footnotes(tables: Mapping[str, Mapping[str, Any]], papers: Sequence[Published]) -> str:
     """What the numbers mean."""
     lines = [
         "Shares are of all samples: "
         + ", ".join(f"{name} {one['n_generated']} ({one['n_read']} can be read)" for name, one in tables.items()),
         "COV-R, COV-P: CrystalNN and Magpie fingerprints, CDVAE's cut-offs; Wasserstein distances: of valid samples.",
-        "unique: no earlier sample is the same crystal; new: none of the training set's (StructureMatcher 0.2, 0.3, 5)",
+        f"unique: no earlier sample is the same crystal; new: none of {_against(tables)} is"
+        " (StructureMatcher 0.2, 0.3, 5).",
     ]
     if asked := {name: one["n_asked"] for name, one in tables.items() if one["n_asked"]}:
         counts = ", ".join(f"{name}: {count}" for name, count in asked.items())

@@ -11,7 +11,9 @@ import tarfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import PurePosixPath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -235,7 +237,10 @@ class _Inert:
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Builds tensors and plain containers; whatever else a pickle names becomes inert."""
+    """Builds tensors and plain containers; whatever else a pickle names becomes inert.
+
+    What it gives out of torch is made anew for each pickle, which may write to it.
+    """
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
         import torch
@@ -243,9 +248,9 @@ class _TensorUnpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return torch._utils._rebuild_tensor_v2
-        if module == "torch" and name.endswith("Storage"):
-            return getattr(torch, name, _Inert)
+            return partial(torch._utils._rebuild_tensor_v2)
+        if module == "torch" and name.endswith("Storage") and hasattr(torch, name):
+            return type(name, (), {"dtype": getattr(torch, name).dtype})
         return _Inert
 
 
@@ -260,30 +265,34 @@ vars(_ONLY_TENSORS).update(
 def _zip(_: str, data: bytes, elements: Collection[ElementSet] | None) -> Named:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = [one for one in archive.infolist() if not one.is_dir()]
-        sizes = {one.filename: one.file_size for one in members}
-        yield from _members(sizes, archive.read, elements)
+        yield from _members([(one.filename, one.file_size, partial(archive.read, one)) for one in members], elements)
 
 
 def _tar(_: str, data: bytes, elements: Collection[ElementSet] | None) -> Named:
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        members = {one.name: one for one in archive.getmembers() if one.isreg()}
 
-        def read(name: str) -> bytes:
-            file = archive.extractfile(members[name])
+        def read(member: tarfile.TarInfo) -> bytes:
+            file = archive.extractfile(member)
             return file.read() if file else b""
 
-        yield from _members({name: one.size for name, one in members.items()}, read, elements)
+        members = [(one.name, one.size, partial(read, one)) for one in archive.getmembers() if one.isreg()]
+        yield from _members(members, elements)
 
 
-def _members(sizes: Mapping[str, int], read: Callable[[str], bytes], elements: Collection[ElementSet] | None) -> Named:
-    """The structure files of an archive, read in memory: nothing is unpacked to anywhere."""
-    if sum(sizes.values()) > MAX_UNPACKED:
+def _members(members: Sequence[tuple[str, int, Callable[[], bytes]]], elements: Collection[ElementSet] | None) -> Named:
+    """The structure files of an archive, read in memory: nothing is unpacked to anywhere.
+
+    Args:
+        members: Name, size and content of each; names may come again.
+        elements: See `read_bytes`.
+    """
+    if sum(size for _, size, _ in members) > MAX_UNPACKED:
         raise ValueError(f"unpacked it is larger than {MAX_UNPACKED >> 30} GiB")
-    files = sorted(name for name in sizes if format_of(name) in COLLECTED and "__MACOSX" not in name)
+    files = [one for one in members if format_of(one[0]) in COLLECTED and "__MACOSX" not in one[0]]
     if not files:
         raise ValueError("it holds no structure file")
-    for name in files:
-        yield from read_or_reason(name, read(name), elements)
+    for name, _, read in sorted(files, key=itemgetter(0)):
+        yield from read_or_reason(name, read(), elements)
 
 
 def read_or_reason(name: str, data: bytes, elements: Collection[ElementSet] | None = None) -> Named:

@@ -42,6 +42,8 @@ DATA_DIR = click.option(
 )
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(path_type=Path)
+SPEC = "NAME[,KEY=VALUE...]"
+"""How generators and potentials are given."""
 
 
 class BadInput(click.ClickException):

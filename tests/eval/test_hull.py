@@ -20,7 +20,7 @@ from pymatgen.core import SETTINGS, Composition
 from pymatgen.entries.computed_entries import ComputedEntry
 
 from unimat_search.cli import main
-from unimat_search.eval.hull import Hull, Phase, elements_of, subsets
+from unimat_search.eval.hull import Hull, OneByOne, Phase, elements_of
 from unimat_search.eval.hull_build import build_hull, read_relaxed, write_relaxed
 from unimat_search.eval.hull_check import check_hull
 from unimat_search.eval.hull_sources import HullError, load_hull, materials_project
@@ -96,8 +96,26 @@ def test_laws_of_hulls(found: list[Phase], random: Any) -> None:
         assert fewer.at(composition).energy >= point.energy - 1e-9  # a phase more never lifts it
 
 
-def test_systems_within_one() -> None:
-    assert set(map("".join, map(sorted, subsets({"O", "Li"})))) == {"Li", "O", "LiO"}
+@given(phases)
+def test_one_by_one_is_the_same_hull(found: list[Phase]) -> None:
+    hull = Hull("", found)
+    for phase in found:
+        composition = Composition(phase.reduced_formula)
+        diagram = hull._diagram(elements_of(phase.reduced_formula))
+        one_by_one = OneByOne(list(diagram.all_entries))  # type: ignore[union-attr]
+        assert one_by_one.get_hull_energy_per_atom(composition) == pytest.approx(hull.at(composition).energy, abs=1e-9)
+        assert sum(one_by_one.get_decomposition(composition).values()) == pytest.approx(1.0)
+
+
+def test_hulls_of_many_elements() -> None:
+    symbols = ("Be", "Mg", "Ca", "Sr", "Ba", "Zn", "Cd", "Ni", "Co", "Mn")
+    hull = Hull("by hand", [Phase(f"{symbol}O", -1.0 - i / 10) for i, symbol in enumerate(symbols)])
+    point = hull.at(Composition(dict.fromkeys(symbols, 1) | {"O": 10}))
+    assert point.energy == pytest.approx(-1.45)
+    assert point.products == pytest.approx({f"{symbol}O": 0.1 for symbol in symbols})
+
+
+def test_elements_of_formulas() -> None:
     assert elements_of("CaMg3(CO3)4") == {"Ca", "Mg", "C", "O"}
 
 

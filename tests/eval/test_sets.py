@@ -62,6 +62,11 @@ def prints(structure: list[list[float]], composition: list[list[float]]) -> Fing
     return Fingerprints(np.array(structure, dtype=float), np.array(composition, dtype=float))
 
 
+def test_validity_of_many_elements_is_told_at_once() -> None:
+    assert is_valid_composition(Composition("FeNiCoCrMnTiAlCuZnZr"))
+    assert not is_valid_composition(Composition("FeNiCoCrMnTiAlCuZnZrOFClBrINSPSe"))
+
+
 def test_coverage_by_hand() -> None:
     known = prints([[0.0], [1.0], [5.0]], [[0.0], [0.0], [0.0]])
     made = prints([[0.1], [3.0]], [[0.2], [0.0]])

@@ -53,6 +53,14 @@ def test_an_archive_of_samples_is_read_in_memory(tmp_path: Path) -> None:
     assert set(tmp_path.parent.rglob("*")) == before
 
 
+def test_members_of_equal_names_are_all_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "made.zip", "w") as archive:
+        archive.writestr("gen.cif", SALT.to(fmt="cif"))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("gen.cif", IRON.to(fmt="cif"))
+    assert same(found(tmp_path / "made.zip"), [SALT, IRON])
+
+
 def test_no_block_of_a_cif_is_lost(tmp_path: Path) -> None:
     salt = SALT.to(fmt="cif")
     broken = salt.replace("_cell_length_a", "_no_length")
@@ -162,6 +170,17 @@ def test_a_pickle_executes_nothing(tmp_path: Path, legacy: bool) -> None:
     with pytest.raises(ValueError, match=r"plain\.pt can't be read"):
         found(tmp_path / "plain.pt")
     assert not mark.exists()
+
+
+def test_a_pickle_changes_nothing(tmp_path: Path) -> None:
+    """A state for torch's own function, and for its storage's class."""
+    for target in (b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n"):
+        text = pickle.PROTO + b"\x02" + target + pickle.EMPTY_DICT + b"X\x08\x00\x00\x00tampered" + b"K\x01s" + b"b."
+        (tmp_path / "a.pt").write_bytes(text)
+        with pytest.raises(ValueError, match=r"a\.pt can't be read"):
+            found(tmp_path / "a.pt")
+    assert not hasattr(torch._utils._rebuild_tensor_v2, "tampered")
+    assert not hasattr(torch.FloatStorage, "tampered")
 
 
 def test_a_broken_file_among_many_is_one_that_failed(tmp_path: Path) -> None:
