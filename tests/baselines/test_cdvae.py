@@ -15,6 +15,7 @@ from unimat_search.baselines.graph_network import GraphConfig, neighbour_graph
 from unimat_search.testing import check_generator
 from unimat_search.unimat.batches import Batch, by_size
 from unimat_search.unimat.checkpoint import build, save_model
+from unimat_search.unimat.flow import shortest, without_drift
 from unimat_search.unimat.model import SampleSettings, Streams
 from unimat_search.unimat.sample import sample_freely
 
@@ -84,6 +85,30 @@ def test_a_crystal_can_be_learnt_by_heart() -> None:
         _, cells = model.eval().sample(crystal.numbers[:8], crystal.properties[:8], streams, SampleSettings(steps=8))
     volume = abs(np.linalg.det(structure.cells[0]))
     assert torch.linalg.det(cells).numpy() == pytest.approx(np.full(8, volume), rel=0.1)
+
+
+def test_exact_moves_lead_to_the_crystal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a network that knows the crystal the loss is nothing, and Langevin dynamics ends there."""
+    structure = random_set(3, 30).take([1])
+    crystal = next(iter(by_size(structure).values())).take(torch.zeros(6, dtype=torch.long))
+    model = build("cdvae", TINY["cdvae"] | {"levels": 10, "largest": 0.5, "smallest": 0.01})
+    assert isinstance(model, CdvaeModel)
+    model.fit(structure)
+
+    def exact(frac_coords: Tensor, cells: Tensor, numbers: Tensor, latent: Tensor, sigma: Tensor) -> Tensor:  # noqa: ARG001
+        apart = crystal.frac_coords - frac_coords
+        way = without_drift(shortest(apart - apart[:, :1])) @ cells
+        return way / sigma[:, None, None]
+
+    monkeypatch.setattr(model, "moves", exact)
+    streams = Streams([np.random.default_rng(index) for index in range(6)])
+    with torch.no_grad():
+        assert float(model.loss(crystal, torch.Generator().manual_seed(0))["coords"]) < 1e-3
+        made, cells = model.eval().sample(crystal.numbers, crystal.properties, streams, SampleSettings(steps=50))
+    apart = made - crystal.frac_coords
+    away = shortest(apart - apart[:, :1]) @ cells
+    assert len(crystal.numbers[0]) > 1
+    assert away.norm(dim=-1).max() < 0.1
 
 
 def test_free_samples_have_atoms_of_the_training_set(model: CdvaeModel) -> None:
