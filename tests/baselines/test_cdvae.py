@@ -98,7 +98,7 @@ def test_exact_moves_lead_to_the_crystal(monkeypatch: pytest.MonkeyPatch) -> Non
     def exact(frac_coords: Tensor, cells: Tensor, numbers: Tensor, latent: Tensor, sigma: Tensor) -> Tensor:  # noqa: ARG001
         apart = crystal.frac_coords - frac_coords
         way = without_drift(shortest(apart - apart[:, :1])) @ cells
-        return way / sigma[:, None, None]
+        return (way / sigma[:, None, None]).clamp(-10, 10)  # only what is near is known
 
     monkeypatch.setattr(model, "moves", exact)
     streams = Streams([np.random.default_rng(index) for index in range(6)])
