@@ -33,6 +33,9 @@ NONE, MATERIALS_PROJECT = "none", "mp"
 KEYS = ("MP_API_KEY", "PMG_MAPI_KEY")
 """Environment variables that may hold the user's key."""
 
+HULLS = resources.files(__package__) / "hulls"
+"""What ships: phases relaxed by a potential, and how their hull agrees with the Materials Project's."""
+
 MAX_ASKED = 8
 """Elements of a chemical system: its address names every system within it."""
 
@@ -69,12 +72,26 @@ def load_hull(source: str, systems: Collection[frozenset[str]], references: Refe
         phases = [phase for row in rows if elements_of(row["formula"]) in wanted and (phase := _phase(row, references))]
     except (OSError, EOFError, zlib.error, ArrowException, ValueError, KeyError, TypeError, AttributeError) as error:
         raise HullError(f"the hull {file} can't be read: {first_line(error)}; accepted: {FORMATS}") from error
-    return Hull(f"{file.name if source else references.potential}, {len(rows)} phases", phases)
+    if source:
+        return Hull(f"{file.name}, {len(rows)} phases", phases)
+    return Hull(f"{references.potential}, {len(rows)} phases{_error(references.potential)}", phases)
 
 
 def shipped(potential: str) -> Traversable:
     """The file of relaxed phases that ships for a potential; it may not exist."""
-    return resources.files(__package__) / "hulls" / f"{file_stem(potential)}.csv.gz"
+    return HULLS / f"{file_stem(potential)}.csv.gz"
+
+
+def _error(potential: str) -> str:
+    """How far the potential's distances are from the Materials Project's, in words."""
+    file = HULLS / f"{file_stem(potential)}.json"
+    if not file.is_file():
+        return ""
+    checked = json.loads(file.read_text(encoding="utf-8"))["relaxed"]
+    return (
+        f" (on {checked['n']} of them e_above_hull is off the Materials Project's by {checked['above_hull']:.3f} "
+        f"eV/atom on average, and {100 * checked['stable_agree']:.0f} % of the calls whether stable agree)"
+    )
 
 
 def _read(file: Traversable) -> Sequence[Row]:

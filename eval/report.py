@@ -183,7 +183,7 @@ def _overall_row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
         "median": number(values["median_delta_e_f"]),
         "reduced": with_interval(values["reduction_rate"], values["reduction_rate_interval"]),
         "tied": with_interval(values["tie_rate"], None),
-        **(_hull_counts(values) if summary.get("hull_reference") else {}),
+        **(hull_counts(values) if summary.get("hull_reference") else {}),
         "steps": number(values["median_n_steps"], 0),
         **_seconds(values),
     }
@@ -195,7 +195,8 @@ def _overall_row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
     return row
 
 
-def _hull_counts(values: Mapping[str, Any]) -> Row:
+def hull_counts(values: Mapping[str, Any]) -> Row:
+    """How many structures lie below each bound above the hull, of those that have a distance."""
     return {
         f"above hull < {bound:g}": f"{values[name]} of {values['n_hull_distances']}"
         for name, bound in zip(HULL_COUNTS, BOUNDS, strict=True)

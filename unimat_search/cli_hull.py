@@ -51,20 +51,27 @@ def build(data_dir: Path | None, out: Path, relaxer: str, limit: int | None, wor
 @DATA_DIR
 @click.option("--relaxer", default="chgnet", show_default=True, metavar=SPEC, help="Its potential.")
 @click.option("--sample", type=click.IntRange(min=1), default=5000, show_default=True, help="So many phases at random.")
-def check(file: Path, data_dir: Path | None, relaxer: str, sample: int) -> None:
+@click.option("--out", type=FILE, help="Write the numbers as JSON too.")
+def check(file: Path, data_dir: Path | None, relaxer: str, sample: int, out: Path | None) -> None:
     """Hold a hull of relaxed phases against the Materials Project's."""
     with clear_errors():
+        import json
+        from dataclasses import asdict
+
         from unimat_search.eval.hull_build import read_relaxed
         from unimat_search.eval.hull_check import check_hull, rows, true_phases
         from unimat_search.eval.parallel import load_relaxer
         from unimat_search.eval.references import load_references
         from unimat_search.eval.report import plain_text
+        from unimat_search.files import write_whole
         from unimat_search.registry import Spec
 
         if data_dir is None:
             raise BadInput("the Materials Project's energies are in the data sets; give their folder with --data-dir")
         references = load_references(load_relaxer(Spec.parse(relaxer)).name)
         checked = check_hull(read_relaxed(file), references, true_phases(data_dir), sample=sample)
+        if out:
+            write_whole(out, json.dumps({name: asdict(one) for name, one in checked.items()}, indent=1) + "\n")
         click.echo(plain_text([("Against the Materials Project's hull", rows(checked))], NOTES))
 
 

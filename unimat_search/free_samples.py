@@ -13,10 +13,9 @@ import numpy as np
 from pymatgen.core import Composition, Structure
 from scipy.stats import spearmanr
 
-from unimat_search.eval.hull import BOUNDS
-from unimat_search.eval.metrics import HULL_COUNTS, summarise_deltas
+from unimat_search.eval.metrics import summarise_deltas
 from unimat_search.eval.parallel import quiet
-from unimat_search.eval.report import Row, Section, number, with_interval
+from unimat_search.eval.report import Row, Section, hull_counts, number, with_interval
 from unimat_search.eval.trials import estimate
 from unimat_search.evaluate import NAMES, Benchmark, evaluate, read_samples
 from unimat_search.files import write_whole
@@ -204,10 +203,7 @@ def energy_sections(tables: Mapping[str, Mapping[str, Any]]) -> list[Section]:
         {
             "generator": name,
             "converged": number(table["convergence_rate"]),
-            **{
-                f"above hull < {bound:g}": table.get(count, "-")
-                for count, bound in zip(HULL_COUNTS, BOUNDS, strict=True)
-            },
+            **(hull_counts(table) if table.get("hull_reference") else {}),
             "stable, unique, new": number(table["stable_unique_new"]),
             "E_f mean": number(table["formation_energy_per_atom"]),
         }

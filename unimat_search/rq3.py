@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from unimat_search.compare import RESULTS, SETTINGS, CompareSettings, RunError, read_settings, run_comparison
+from unimat_search.eval.metrics import HULL_COUNTS
 from unimat_search.eval.parallel import load_relaxer, relax_chunks, usable_cores
 from unimat_search.eval.trials import (
     Trials,
@@ -37,6 +38,8 @@ from unimat_search.store import Store
 FORMULAS, GEOMETRIES = Path("zero_shot", "rq3.csv"), Path("mp_20", "test.parquet")
 GENERATORS = ("airss:standard", "airss:paper", "airss", "pyxtal", "unimat", "unimat+airss")
 RUN, KNOWN, KNOWN_ENERGIES, TABLES, JUDGED = "run", "known.extxyz", "known.json", "rq3.json", "judged.json"
+
+HULL_KEYS = ("n_hull_distances", *HULL_COUNTS)
 
 STRICT = MatchSettings(ltol=0.2, stol=0.3, angle_tol=5.0)
 """A candidate that matches a known structure within these is that structure (pymatgen's defaults); the benchmarks'
@@ -167,10 +170,12 @@ def reproduce(
         load_relaxer(Spec.parse(relaxer))
         out.mkdir(parents=True, exist_ok=True)
         _write_known(targets, known, out)
-    run_comparison(settings, out / RUN, resume=resume, workers=workers, on_progress=on_progress)
+    summary = run_comparison(settings, out / RUN, resume=resume, workers=workers, on_progress=on_progress)
     energies = _known_energies(out, known, Spec.parse(relaxer), settings.relax, workers or usable_cores())
     with Store(out / RUN / RESULTS, read_only=True) as store:
         tables = analyse(list(store.records()), targets, settings, energies)
+    counted = {name: {key: row[key] for key in HULL_KEYS} for name, row in summary["overall"].items()}
+    tables["hull"] = {"reference": summary["hull_reference"], "generators": counted}
     write_whole(out / TABLES, json.dumps(tables, indent=1) + "\n")
     return tables
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from unimat_search.eval.metrics import TIE
-from unimat_search.eval.report import Row, Section, number, with_interval
+from unimat_search.eval.report import Row, Section, hull_counts, number, with_interval
 from unimat_search.eval.trials import NEAR_KNOWN
 
 KNOWN = "known structure"
@@ -26,6 +26,9 @@ def sections(tables: Mapping[str, Any]) -> Iterator[Section]:
     )
     if tables["pairs"]:
         yield "Lowest energies, every pair", [_pair(name, row, paper) for name, row in tables["pairs"].items()]
+    if tables["hull"]["reference"]:
+        rows = tables["hull"]["generators"].items()
+        yield "Lowest structures above the hull", [{"generator": g} | hull_counts(row) for g, row in rows]
     yield "Where each loses", [_losses(g, tables["compositions"]) for g in whole]
     for column, parts in tables["by"].items():
         yield (
@@ -64,6 +67,8 @@ def footnotes(tables: Mapping[str, Any]) -> str:
         "n compositions where the generator converged.",
         f"Paper: {tables['paper']['source']}; its relaxations are DFT's, these are a potential's.",
     ]
+    if hull := tables["hull"]["reference"]:
+        lines.append(f"Above the hull: e_above_hull, eV/atom, against {hull}.")
     if judge := tables.get("judge"):
         lines.append(
             f"Both potentials order {_value(judge['same_order'])} of the pairs of lowest structures of one composition "

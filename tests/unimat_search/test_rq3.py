@@ -16,11 +16,12 @@ from pymatgen.core import Lattice, Structure
 
 from unimat_search.cli import main
 from unimat_search.compare import RunError
+from unimat_search.eval.hull_build import RelaxedPhase, write_relaxed
 from unimat_search.judge import verdicts
 from unimat_search.records import Outcome, Record
 from unimat_search.registry import PluginError
 from unimat_search.rq3 import Target, judged_tables, read_targets, reproduce
-from unimat_search.rq3_tables import _losses
+from unimat_search.rq3_tables import _losses, footnotes, sections
 
 CRYSTALS = {
     "Cu": ("k-1", Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.6), ["Cu"], [[0.0, 0, 0]])),
@@ -165,6 +166,19 @@ def test_a_generator_joins_an_experiment(data_dir: Path, tmp_path: Path) -> None
     assert list(tables["equal_structures"]) == [*OPTIONS["generators"], "uniform"]
     again = reproduce(out, data_dir, **OPTIONS)
     assert timeless(again) == timeless(tables)
+
+
+def test_a_hull_that_ships_is_counted_from(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phases = [RelaxedPhase("mp-1", "NiAl", 2, "Pm-3m", "-9.0", "converged", "ase-emt")]
+    write_relaxed(tmp_path / "ase-emt.csv.gz", phases)
+    (tmp_path / "ase-emt.json").write_text(json.dumps({"relaxed": {"n": 9, "above_hull": 0.03, "stable_agree": 0.8}}))
+    monkeypatch.setattr("unimat_search.eval.hull_sources.HULLS", tmp_path)
+    tables = reproduce(tmp_path / "with", data_dir, **OPTIONS | {"generators": ("uniform",)})
+    assert "1 phases (on 9 of them" in footnotes(tables)
+    counted = tables["hull"]["generators"]["uniform"]
+    assert counted["n_hull_distances"] == 3
+    assert counted["n_stable"] < 3  # NiAl lies far above what is said to be its ground state
+    assert "Lowest structures above the hull" in dict(sections(tables))
 
 
 def test_the_command_prints_and_writes_the_tables(data_dir: Path, tmp_path: Path) -> None:
