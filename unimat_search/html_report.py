@@ -6,25 +6,22 @@ import html
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
-from itertools import product
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.core import Structure
 
 from unimat_search.compare import RESULTS, SETTINGS, SUMMARY, CompareSettings, RunError, read_settings
 from unimat_search.eval import report
-from unimat_search.eval.metrics import by_column, lowest
 from unimat_search.eval.trials import Trials, collect_all, curve
-from unimat_search.files import read_structures, write_whole
+from unimat_search.files import write_whole
 from unimat_search.formula import parse_formula
 from unimat_search.records import Record
-from unimat_search.res import space_group_symbol
 from unimat_search.rq3 import RUN, TABLES
 from unimat_search.rq3_tables import footnotes, sections
+from unimat_search.scenes import known_structures, structure_panels
 from unimat_search.store import Store
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
@@ -107,17 +104,22 @@ def page(
 
 
 def _table(title: str, rows: Sequence[report.Row]) -> str:
-    head = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in rows[0])
-    lines = "".join(f"<tr>{_cells([html.escape(str(value)) for value in row.values()])}</tr>" for row in rows)
+    columns = [[str(column), *(str(row[column]) for row in rows)] for column in rows[0]]
+    sides = [" class=words" if any(value[:1].isalpha() for value in column[1:]) else "" for column in columns]
+    head, *lines = (list(zip(sides, map(html.escape, line), strict=True)) for line in zip(*columns, strict=True))
     name = html.escape(title)
+    heads = "".join(f'<th scope="col"{side}>{value}</th>' for side, value in head)
     return (
         f'<h3>{name}</h3><div class="scroll{" tall" if len(rows) > 20 else ""}" tabindex="0" role="region" '
-        f'aria-label="{name}"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+        f'aria-label="{name}"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(map(_line, lines))}</tbody></table>'
+        "</div>"
     )
 
 
-def _cells(values: Sequence[str]) -> str:
-    return f'<th scope="row">{values[0]}</th>' + "".join(f"<td>{value}</td>" for value in values[1:])
+def _line(cells: Sequence[tuple[str, str]]) -> str:
+    (_, first), *others = cells
+    rest = "".join(f"<td{side}>{value}</td>" for side, value in others)
+    return f'<tr><th scope="row">{first}</th>{rest}</tr>'
 
 
 def _paragraphs(lines: Iterable[str]) -> str:
@@ -136,7 +138,8 @@ def _figure(figure: Figure) -> str:
 def _structures(panels: Sequence[Mapping[str, Any]]) -> str:
     options = "".join(f'<option value="{i}">{html.escape(panel["formula"])}</option>' for i, panel in enumerate(panels))
     return (
-        "<p>The lowest structure of each generator beside the known one. Drag to turn, or use the arrow keys on one; "
+        "<p>The lowest structure of each generator beside the known one, in conventional cells (space groups at 0.1 "
+        "angstrom), and in the known one's setting where it is the same. Drag to turn, or use the arrow keys on one; "
         "all turn together.</p>"
         f'<p><label>Composition <select id="composition">{options}</select></label></p>'
         '<div class="structures" id="scenes"></div>'
@@ -291,102 +294,3 @@ def _framed(name: str, title: str, caption: str, data: Sequence[Figure], xaxis: 
 def _translucent(colour: str) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.13)"
-
-
-def structure_panels(records: Sequence[Record], settings: CompareSettings, store: Store) -> list[dict[str, Any]]:
-    """For each composition, the known structure and each generator's lowest one, ready to draw."""
-    known = known_structures(settings)
-    columns = by_column(records)
-    panels = []
-    for text in settings.formulas:
-        formula = parse_formula(text).reduced_formula
-        best = {name: lowest(columns.get((formula, name), [])) for name in settings.generators}
-        matched = {one.match for one in best.values() if one and one.match}
-        own = known[formula]
-        shown = [
-            {"title": "known", "caption": name, "scene": scene(structure)}
-            for name, structure in [one for one in own if one[0] in matched] or own[:1]
-        ]
-        panels.append({"formula": text, "panels": [*shown, *(_panel(g, one, store) for g, one in best.items())]})
-    return panels
-
-
-def known_structures(settings: CompareSettings) -> dict[str, list[tuple[str, Structure]]]:
-    """Named known structures of each reduced formula; none if their file is gone."""
-    formulas = [parse_formula(text) for text in settings.formulas]
-    known: dict[str, list[tuple[str, Structure]]] = {formula.reduced_formula: [] for formula in formulas}
-    names = {formula.cell(1).reduced_formula: formula.reduced_formula for formula in formulas}
-    if settings.reference and Path(settings.reference).exists():
-        elements = {frozenset(formula.amounts) for formula in formulas}
-        for name, structure in read_structures(Path(settings.reference), element_sets=elements):
-            if formula := names.get(structure.composition.reduced_formula):
-                known[formula].append((name, structure))
-    return known
-
-
-def _panel(generator: str, best: Record | None, store: Store) -> dict[str, Any]:
-    structure = store.record(best.key).final_structure if best else None
-    if best is None or structure is None:
-        return {"title": generator, "caption": "nothing converged", "scene": None}
-    energy = best.formation_energy_per_atom
-    words = [
-        f"E_f {energy:.3f} eV/atom" if energy is not None else f"{best.energy_per_atom:.3f} eV/atom",
-        space_group_symbol(structure),
-        f"matches {best.match}" if best.match else "",
-        best.origin,
-    ]
-    return {"title": generator, "caption": ", ".join(word for word in words if word), "scene": scene(structure)}
-
-
-def scene(structure: Structure) -> dict[str, Any]:
-    """A structure's cell, with the images of atoms on its faces, as lines and markers."""
-    from ase.data import atomic_numbers, covalent_radii
-    from ase.data.colors import jmol_colors
-
-    matrix = structure.lattice.matrix
-    places, symbols = _with_images(structure)
-    coords = places @ matrix
-    radii = np.array([covalent_radii[atomic_numbers[symbol]] for symbol in symbols])
-    atoms = []
-    for symbol in dict.fromkeys(symbols):
-        mine = np.array([other == symbol for other in symbols])
-        red, green, blue = (int(255 * part) for part in jmol_colors[atomic_numbers[symbol]])
-        x, y, z = coords[mine].T.round(3).tolist()
-        size = round(9 * covalent_radii[atomic_numbers[symbol]] ** 0.5 + 4, 1)
-        atoms.append({"symbol": symbol, "color": f"rgb({red},{green},{blue})", "size": size, "x": x, "y": y, "z": z})
-    return {"atoms": atoms, "cell": _cell_edges(matrix), "bonds": _bonds(coords, radii)}
-
-
-def _with_images(structure: Structure) -> tuple[NDArray[np.float64], list[str]]:
-    """Fractional coordinates of all atoms in the closed cell, and their symbols."""
-    places: list[NDArray[np.float64]] = []
-    symbols: list[str] = []
-    for site in structure:
-        own = site.frac_coords % 1.0
-        own[own > 1 - 1e-3] -= 1.0
-        for shift in product(*((0.0, 1.0) if abs(x) < 1e-3 else (0.0,) for x in own)):
-            places.append(own + shift)
-            symbols.append(site.specie.symbol)
-    return np.array(places), symbols
-
-
-def _cell_edges(matrix: NDArray[np.float64]) -> list[list[float | None]]:
-    corners = np.array(list(product((0, 1), repeat=3)))
-    pairs = [(i, j) for i in range(8) for j in range(i) if np.abs(corners[i] - corners[j]).sum() == 1]
-    return _segments(corners @ matrix, pairs)
-
-
-def _bonds(coords: NDArray[np.float64], radii: NDArray[np.float64]) -> list[list[float | None]]:
-    """Between atoms nearer than 1.15 times the sum of their covalent radii."""
-    distances = np.linalg.norm(coords[:, None] - coords, axis=-1)
-    near = distances < 1.15 * (radii[:, None] + radii)
-    return _segments(coords, [(int(i), int(j)) for i, j in zip(*np.nonzero(np.tril(near, -1)), strict=True)])
-
-
-def _segments(points: NDArray[np.float64], pairs: Sequence[tuple[int, int]]) -> list[list[float | None]]:
-    """x, y and z of lines with gaps between them."""
-    lines: list[list[float | None]] = [[], [], []]
-    for i, j in pairs:
-        for axis in range(3):
-            lines[axis] += [round(float(points[i, axis]), 3), round(float(points[j, axis]), 3), None]
-    return lines

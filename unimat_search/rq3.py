@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -249,7 +250,7 @@ def analyse(
                 for value in values
             }
             for column in groups[0]
-            if len(values := sorted({group[column] for group in groups})) > 1
+            if len(values := sorted({group[column] for group in groups}, key=_natural)) > 1
         },
         "pairs": {
             f"{ours} against {theirs}": differences(trials[ours], trials[theirs])
@@ -259,6 +260,12 @@ def analyse(
         "origins": _origins(records),
         "compositions": _per_composition(trials, targets, known),
     }
+
+
+def _natural(text: str) -> tuple[int, str]:
+    """Orders "3-5" before "11-20"."""
+    number = re.match(r"\d+", text)
+    return int(number[0]) if number else 0, text
 
 
 def _rows(groups: Sequence[Mapping[str, str]], column: str, value: str) -> NDArray[np.int64]:

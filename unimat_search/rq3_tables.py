@@ -83,7 +83,7 @@ def _convergence(generator: str, row: Mapping[str, Any], paper: Mapping[str, Any
         "generator": generator,
         "compositions converged": _value(row["composition_convergence_rate"]),
         "paper (DFT)": "" if published is None else f"{published:.2f}",
-        "structures converged": _value(row["structure_convergence_rate"]),
+        "structures converged": _value(row["structure_convergence_rate"], 3),
         "steps (median)": number(row["median_n_steps"], 0),
         "s/structure": number(row["seconds_per_structure"], 2),
     }
@@ -159,7 +159,7 @@ def _short(generator: str, row: Mapping[str, Any]) -> Row:
         "generator": generator,
         "compositions": row["composition_convergence_rate"]["n"],
         "compositions converged": _value(row["composition_convergence_rate"]),
-        "structures converged": _value(row["structure_convergence_rate"]),
+        "structures converged": _value(row["structure_convergence_rate"], 3),
         "found": _value(row["found"]),
         "reached": _value(row["reached"]),
         **_against_first(row),

@@ -12,11 +12,13 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Lattice, Structure, SymmOp
 
 from unimat_search.cli import main
 from unimat_search.compare import CompareSettings, RunError, run_comparison
-from unimat_search.html_report import scene, write_report
+from unimat_search.html_report import write_report
+from unimat_search.records import MatchSettings
+from unimat_search.scenes import alike, conventional, scene
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [
@@ -94,6 +96,30 @@ def test_a_scene_shows_atoms_on_faces_edges_and_corners() -> None:
     assert {group["symbol"]: len(group["x"]) for group in drawn["atoms"]} == {"Na": 14, "Cl": 13}
     assert len(drawn["cell"][0]) == 12 * 3
     assert len(drawn["bonds"][0]) == 54 * 3  # of a 3 x 3 x 3 grid
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_equal_crystals_are_drawn_alike(seed: int) -> None:
+    """Zinc blende in a random primitive cell, shifted and turned, is drawn atom by atom as its model is."""
+    rng = np.random.default_rng(seed)
+    model = Structure.from_spacegroup("F-43m", Lattice.cubic(5.4), ["Zn", "S"], [[0.0, 0, 0], [0.25, 0.25, 0.25]])
+    other = model.get_primitive_structure()
+    other.make_supercell(np.eye(3, dtype=int) + np.triu(rng.integers(-1, 2, (3, 3)), 1))
+    other.translate_sites(range(len(other)), rng.random(3))
+    other.apply_operation(SymmOp.from_axis_angle_and_translation(rng.normal(size=3), rng.uniform(0, 180)))
+    expected = conventional(model)
+    assert len(other) == 2
+    assert places(alike(conventional(other), expected, MatchSettings())) == places(expected)
+
+
+def places(structure: Structure) -> dict[str, list[tuple[float, ...]]]:
+    """Where a scene has its atoms, by element, to a tenth of an angstrom."""
+    return {
+        group["symbol"]: sorted(
+            tuple(round(x + 0.03, 1) for x in place) for place in zip(group["x"], group["y"], group["z"], strict=True)
+        )
+        for group in scene(structure)["atoms"]
+    }
 
 
 @given(st.integers(0, 1000))

@@ -71,13 +71,12 @@ async function drawStructures(index) {
   document.getElementById("scenes").replaceChildren(...panels.map((panel) => panel.figure));
   const drawn = panels.filter((panel) => panel.scene);
   shown = drawn.map((panel) => panel.element);
-  const hidden = { visible: false, showspikes: false };
   for (const { element, scene } of drawn) {
     const layout = themed({
       margin: { l: 0, r: 0, t: 0, b: 0 },
       legend: { orientation: "h", y: 0 },
       scene: {
-        xaxis: hidden, yaxis: hidden, zaxis: hidden, aspectmode: "data", dragmode: "turntable",
+        ...axesOf(scene), dragmode: "turntable",
         camera: { eye: { x: 1.4, y: 0.9, z: 0.6 }, projection: { type: "orthographic" } },
       },
     });
@@ -109,6 +108,19 @@ function turnByKey(element, event) {
 }
 
 let turning = false;
+
+// Axes of equal scale, such that the cell's diagonal fits whichever way it is turned.
+function axesOf(scene) {
+  const ranges = scene.cell.map((values) => {
+    const known = values.filter((value) => value !== null);
+    const [low, high] = [Math.min(...known), Math.max(...known)];
+    return [low - 0.02 * (high - low), high + 0.02 * (high - low)]; // lines at the very end are cut off
+  });
+  const spans = ranges.map(([low, high]) => high - low);
+  const [x, y, z] = spans.map((span) => (1.75 * span) / Math.hypot(...spans));
+  const [xaxis, yaxis, zaxis] = ranges.map((range) => ({ range, visible: false, showspikes: false }));
+  return { xaxis, yaxis, zaxis, aspectmode: "manual", aspectratio: { x, y, z } };
+}
 
 async function turnOthers(element, camera) {
   if (!camera || turning) return;
