@@ -20,7 +20,7 @@ from unimat_search.eval.hull_build import RelaxedPhase, write_relaxed
 from unimat_search.judge import verdicts
 from unimat_search.records import Outcome, Record
 from unimat_search.registry import PluginError
-from unimat_search.rq3 import Target, judged_tables, read_targets, reproduce
+from unimat_search.rq3 import Target, _natural, judged_tables, read_targets, reproduce
 from unimat_search.rq3_tables import _losses, footnotes, sections
 
 CRYSTALS = {
@@ -110,6 +110,10 @@ def test_losses_are_named_the_worst_first() -> None:
     assert ours["of these above the known one"] == 1
     assert ours["worst (meV/atom, who is lowest)"] == "B 500 (theirs); A 100 (known structure)"
     assert theirs["above best by > 5 meV"] == 1
+
+
+def test_groups_are_in_natural_order() -> None:
+    assert sorted(["new", "11-20", "3-5", "6-10"], key=_natural) == ["new", "3-5", "6-10", "11-20"]
 
 
 def test_fewer_targets_are_a_part_of_more(data_dir: Path) -> None:
