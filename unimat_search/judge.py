@@ -121,4 +121,11 @@ def _verdict(deltas: NDArray[np.float64]) -> dict[str, Any]:
         "theirs": estimate(deltas[:, 1]),
         "reduced_ours": share(deltas[:, 0] < 0),
         "reduced_theirs": share(deltas[:, 1] < 0),
+        "clearly_ours": _clearly_reduced(deltas[:, 0]),
+        "clearly_theirs": _clearly_reduced(deltas[:, 1]),
     }
+
+
+def _clearly_reduced(deltas: NDArray[np.float64]) -> dict[str, Any]:
+    """Of the differences that are no tie, the share that is negative. (c,)."""
+    return share(deltas[np.abs(deltas) > TIE] < 0)

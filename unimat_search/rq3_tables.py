@@ -191,10 +191,12 @@ def _judged(name: str, row: Mapping[str, Any]) -> Row:
     return {
         "generator": name,
         "pairs": row["ours"]["n"],
-        "delta E_f, first judge": _value(row["ours"], 3),
-        "second judge": _value(row["theirs"], 3),
+        "delta E_f, first": _value(row["ours"], 3),
+        "delta E_f, second": _value(row["theirs"], 3),
         "reduced, first": _value(row["reduced_ours"]),
-        "second": _value(row["reduced_theirs"]),
+        "reduced, second": _value(row["reduced_theirs"]),
+        "clearly, first": _value(row["clearly_ours"]),
+        "clearly, second": _value(row["clearly_theirs"]),
     }
 
 
