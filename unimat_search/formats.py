@@ -5,17 +5,14 @@ from __future__ import annotations
 import ast
 import io
 import json
-import pickle
 import re
 import tarfile
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from operator import itemgetter
 from pathlib import PurePosixPath
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -204,7 +201,7 @@ def _tensors(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
     """
     import torch
 
-    content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=_ONLY_TENSORS)
+    content = _load_inert(data)
     arrays = {key: np.asarray(value) for key, value in content.items() if isinstance(value, torch.Tensor)}
     for run, counts in enumerate(np.atleast_2d(arrays["num_atoms"]).astype(int)):
         types = arrays["atom_types"].reshape(-1, counts.sum())[run]
@@ -222,6 +219,22 @@ def _cell(arrays: Mapping[str, Any], run: int, index: int, count: int) -> Any:  
     return Lattice.from_parameters(*lengths.tolist(), *angles.tolist()).matrix
 
 
+def _load_inert(data: bytes) -> Any:  # noqa: ANN401
+    """What `torch.load` makes of tensors and plain containers; whatever else a file names is `_Inert`.
+
+    Raises:
+        ValueError: If it wants more than that, or is a program (TorchScript), or of before PyTorch 1.6.
+    """
+    import torch
+
+    try:
+        others = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))
+        with torch.serialization.safe_globals([(_Inert, name) for name in others]):
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises anything, and advises to execute the file
+        raise ValueError("it is no file of tensors that torch.save wrote, or wants to execute something") from error
+
+
 class _Inert:
     """Stands for any object that is no tensor: takes everything, does nothing."""
 
@@ -234,32 +247,6 @@ class _Inert:
     def append(self, item: object) -> None: ...
 
     def extend(self, items: object) -> None: ...
-
-
-class _TensorUnpickler(pickle.Unpickler):
-    """Builds tensors and plain containers; whatever else a pickle names becomes inert.
-
-    What it gives out of torch is made anew for each pickle, which may write to it.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
-        import torch
-
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return partial(torch._utils._rebuild_tensor_v2)
-        if module == "torch" and name.endswith("Storage") and hasattr(torch, name):
-            return type(name, (), {"dtype": getattr(torch, name).dtype})
-        return _Inert
-
-
-_ONLY_TENSORS = ModuleType("only_tensors", "What torch.load takes for pickle.")
-vars(_ONLY_TENSORS).update(
-    Unpickler=_TensorUnpickler,
-    UnpicklingError=pickle.UnpicklingError,
-    load=lambda file, **_: _TensorUnpickler(file).load(),
-)
 
 
 def _zip(_: str, data: bytes, elements: Collection[ElementSet] | None) -> Named:

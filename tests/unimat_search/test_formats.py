@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import tarfile
+import warnings
 import zipfile
 from argparse import Namespace
 from collections.abc import Callable
@@ -164,21 +165,59 @@ class Hostile:
 @pytest.mark.parametrize("legacy", [True, False])
 def test_a_pickle_executes_nothing(tmp_path: Path, legacy: bool) -> None:
     mark = tmp_path / "executed"
-    torch.save(arrays(x=Hostile(mark)), tmp_path / "eval_gen.pt", _use_new_zipfile_serialization=not legacy)
-    assert same(found(tmp_path / "eval_gen.pt"), [SALT, IRON, SALT, IRON])
+    torch.save(arrays(x=Hostile(mark)), tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Hostile(mark)))
-    with pytest.raises(ValueError, match=r"plain\.pt can't be read"):
-        found(tmp_path / "plain.pt")
+    for name in ("a.pt", "plain.pt"):
+        with pytest.raises(ValueError, match=rf"{name} can't be read: it is no file of tensors"):
+            found(tmp_path / name)
     assert not mark.exists()
 
 
-def test_a_pickle_changes_nothing(tmp_path: Path) -> None:
-    """A state for torch's own function, and for its storage's class."""
-    for target in (b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n"):
-        text = pickle.PROTO + b"\x02" + target + pickle.EMPTY_DICT + b"X\x08\x00\x00\x00tampered" + b"K\x01s" + b"b."
-        (tmp_path / "a.pt").write_bytes(text)
-        with pytest.raises(ValueError, match=r"a\.pt can't be read"):
+class Program(torch.nn.Module):
+    """Writes a file where it is loaded as TorchScript is."""
+
+    def __init__(self, mark: Path) -> None:
+        super().__init__()
+        self.mark = str(mark)
+
+    def forward(self) -> int:
+        return 0
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.mark, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.mark = state[0]
+        self.training = state[1]
+        print(torch.from_file(self.mark, True, 4, dtype=torch.uint8).fill_(65))
+
+
+def test_a_program_is_not_run(tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Program(mark)).save(str(tmp_path / "a.pt"))  # type: ignore[no-untyped-call]
+        with pytest.raises(ValueError, match=r"a\.pt can't be read: it is no file of tensors"):
             found(tmp_path / "a.pt")
+        assert not mark.exists()
+        torch.jit.load(str(tmp_path / "a.pt"))  # type: ignore[no-untyped-call]
+    assert mark.exists(), "the program is none"
+
+
+@pytest.mark.parametrize("state", [{"tampered": True}, (None, {"tampered": True})])
+@pytest.mark.parametrize("target", ["torch._utils _rebuild_tensor_v2", "torch FloatStorage"])
+def test_a_pickle_changes_nothing(tmp_path: Path, target: str, state: object) -> None:
+    """A state for torch's own function, and for its storage's class."""
+    built = pickle.dumps(state, protocol=2)[2:-1]
+    text = pickle.PROTO + b"\x02" + b"c" + target.replace(" ", "\n").encode() + b"\n" + built + pickle.BUILD + b"."
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("a/data.pkl", text)
+        archive.writestr("a/version", "3")
+        archive.writestr("a/byteorder", "little")
+    with pytest.raises(ValueError, match=r"a\.pt can't be read"):
+        found(tmp_path / "a.pt")
     assert not hasattr(torch._utils._rebuild_tensor_v2, "tampered")
     assert not hasattr(torch.FloatStorage, "tampered")
 
