@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+from numpy.typing import NDArray
 from pymatgen.core import Composition
 from scipy.optimize import linprog
 
-BOUNDS = (0.0, 0.025, 0.1)
-"""Of e_above_hull, eV/atom: stable below the first, metastable below the second (the UniMat paper's terms) and, in a
-wider sense, the third."""
+BOUNDS = (-0.005, 0.005, 0.025, 0.1)
+"""Of e_above_hull, eV/atom: below the hull, where a structure is lower than all that is known; on it, stable;
+metastable (the UniMat paper's bound), and that in a wider sense. A known phase found again lies at zero up to where its
+relaxation stopped, so nothing is counted by the sign."""
 
-MAX_FACETS = 8
-"""Elements up to which the hull's facets are enumerated; their number explodes with the dimension."""
+LEAST = 1e-9
+"""Smaller shares in a mixture are rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,10 @@ class HullPoint:
 
 @dataclass(frozen=True)
 class Hull:
-    """Known phases, and the convex hull of their formation energies in every chemical system (pymatgen's).
+    """Known phases, and the convex hull of their formation energies in every chemical system.
 
+    The hull at a composition is the lowest energy that a mixture of phases has there, found by a linear programme
+    (HiGHS): the same as pymatgen's phase diagrams, without their facets, whose number explodes with that of elements.
     Elements are phases too, at zero.
 
     Attributes:
@@ -75,23 +78,18 @@ class Hull:
 
     reference: str
     phases: Iterable[Phase]
-    _diagrams: dict[tuple[frozenset[str], str], PhaseDiagram | OneByOne] = field(
-        default_factory=dict, compare=False, repr=False
-    )
+    _kept: dict[frozenset[str], _Entries] = field(default_factory=dict, compare=False, repr=False)
 
     def at(self, composition: Composition) -> HullPoint:
         """The hull at one composition."""
         elements = frozenset(el.symbol for el in composition.elements)
         formula = composition.reduced_formula
-        whole = self._diagram(elements)
         known = formula in self._systems.get(elements, {})
-        others = self._diagram(elements, without=formula) if known and len(elements) > 1 else whole
-        energy = float(whole.get_hull_energy_per_atom(composition))
-        competing = float(others.get_hull_energy_per_atom(composition)) if len(elements) > 1 else None
-        products = {
-            entry.composition.reduced_formula: float(amount)
-            for entry, amount in others.get_decomposition(composition).items()
-        }
+        if len(elements) == 1:
+            energy, products = self._mixture(composition, elements)
+            return HullPoint(energy, None, products, known)
+        competing, products = self._mixture(composition, elements, without=formula)
+        energy, _ = self._mixture(composition, elements) if known else (competing, products)
         return HullPoint(energy, competing, products, known)
 
     @cached_property
@@ -104,42 +102,40 @@ class Hull:
             own[formula] = min(energy, own.get(formula, energy))
         return systems
 
-    def _diagram(self, elements: frozenset[str], without: str = "") -> PhaseDiagram | OneByOne:
-        key = (elements, without)
-        if key not in self._diagrams:
-            entries = [
-                PDEntry(composition := Composition(formula), energy * composition.num_atoms)
-                for system, phases in self._systems.items()
-                if system <= elements
-                for formula, energy in phases.items()
-                if formula != without
-            ]
-            entries += [PDEntry(Composition(symbol), 0.0) for symbol in elements]
-            self._diagrams[key] = PhaseDiagram(entries) if len(elements) <= MAX_FACETS else OneByOne(entries)
-        return self._diagrams[key]
+    def _mixture(
+        self, composition: Composition, elements: frozenset[str], without: str = ""
+    ) -> tuple[float, dict[str, float]]:
+        """The lowest energy of phases that make up a composition, eV/atom, and the share of the atoms in each."""
+        if elements not in self._kept:
+            self._kept[elements] = self._entries(elements)
+        entries = self._kept[elements]
+        used = entries.formulas != without
+        wanted = [composition.get_atomic_fraction(symbol) for symbol in entries.symbols]
+        found = linprog(entries.energies[used], A_eq=entries.shares[:, used], b_eq=wanted)
+        if not found.success:
+            raise RuntimeError(f"no hull at {composition.reduced_formula}: {found.message}")
+        mixture = {str(name): float(x) for name, x in zip(entries.formulas[used], found.x, strict=True) if x > LEAST}
+        return float(found.fun), mixture
+
+    def _entries(self, elements: frozenset[str]) -> _Entries:
+        phases = {Composition(symbol).reduced_formula: 0.0 for symbol in elements}
+        for system, own in self._systems.items():
+            if system <= elements:
+                phases |= {name: min(energy, phases.get(name, energy)) for name, energy in own.items()}
+        symbols = sorted(elements)
+        compositions = [Composition(name) for name in phases]
+        shares = np.array([[one.get_atomic_fraction(symbol) for one in compositions] for symbol in symbols])
+        return _Entries(symbols, np.array(list(phases)), shares, np.array(list(phases.values())))
 
 
 @dataclass(frozen=True)
-class OneByOne:
-    """A hull of many elements, asked at one composition after the other: a linear programme each.
+class _Entries:
+    """The m phases of a chemical system of e elements: shares of their atoms (e, m), energies in eV/atom (m,)."""
 
-    Attributes:
-        entries: Elements among them.
-    """
-
-    entries: Sequence[PDEntry]
-
-    def get_decomposition(self, composition: Composition) -> dict[PDEntry, float]:
-        """The phases of lowest energy that make up a composition: the share of the atoms in each."""
-        elements = composition.elements
-        shares = np.array([[e.composition.get_atomic_fraction(el) for e in self.entries] for el in elements])
-        wanted = [composition.get_atomic_fraction(el) for el in elements]
-        found = linprog([entry.energy_per_atom for entry in self.entries], A_eq=shares, b_eq=wanted).x
-        return {entry: float(x) for entry, x in zip(self.entries, found, strict=True) if x > 1e-9}
-
-    def get_hull_energy_per_atom(self, composition: Composition) -> float:
-        """Energy of these, eV/atom."""
-        return sum(x * float(entry.energy_per_atom) for entry, x in self.get_decomposition(composition).items())
+    symbols: list[str]
+    formulas: NDArray[np.str_]
+    shares: NDArray[np.float64]
+    energies: NDArray[np.float64]
 
 
 def elements_of(formula: str) -> frozenset[str]:

@@ -83,14 +83,15 @@ def shipped(potential: str) -> Traversable:
 
 
 def _error(potential: str) -> str:
-    """How far the potential's distances are from the Materials Project's, in words."""
+    """How far the potential's decomposition energies are from the Materials Project's, in words."""
     file = HULLS / f"{file_stem(potential)}.json"
     if not file.is_file():
         return ""
     checked = json.loads(file.read_text(encoding="utf-8"))["relaxed"]
     return (
-        f" (on {checked['n']} of them e_above_hull is off the Materials Project's by {checked['above_hull']:.3f} "
-        f"eV/atom on average, and {100 * checked['stable_agree']:.0f} % of the calls whether stable agree)"
+        f" (decomposition energies of {checked['n']} of them are off the Materials Project's by "
+        f"{checked['decomposition']:.3f} eV/atom on average; which are on the hull, both agree for "
+        f"{100 * checked['stable_agree']:.0f} %)"
     )
 
 

@@ -45,8 +45,10 @@ def read_known(path: Path, element_sets: Collection[ElementSet]) -> Known:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, structure in read_structures(path, element_sets=element_sets):
-            if problem := structure_problem(structure):
-                log.warning("known structure %s in %s is left out: %s", name, path, problem.detail)
+            problem = structure_problem(structure) if structure.is_ordered else None
+            if problem or not structure.is_ordered:
+                reason = problem.detail if problem else "a site is partly filled"
+                log.warning("known structure %s in %s is left out: %s", name, path, reason)
                 continue
             known.setdefault(structure.composition.reduced_formula, []).append((name, structure))
     return known

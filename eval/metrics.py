@@ -14,7 +14,7 @@ from unimat_search.records import Record
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 
-HULL_COUNTS = ("n_stable", "n_metastable_25_mev", "n_metastable_100_mev")
+HULL_COUNTS = ("n_below_hull", "n_stable", "n_metastable_25_mev", "n_metastable_100_mev")
 """Counts of what lies below each of `BOUNDS`."""
 
 TIE = 0.005
@@ -76,7 +76,7 @@ def hull_distances(record: Record | None, point: HullPoint | None) -> dict[str, 
 
 
 def summarise_hull(distances: Sequence[float]) -> dict[str, Any]:
-    """How many of the e_above_hull (eV/atom) are below each of `BOUNDS`: stable, metastable, and in a wider sense."""
+    """How many of the e_above_hull (eV/atom) are under each of `BOUNDS`: below the hull, stable, metastable, widely."""
     counts = [sum(distance < bound for distance in distances) for bound in BOUNDS]
     return {"n_hull_distances": len(distances), **dict(zip(HULL_COUNTS, counts, strict=True))}
 

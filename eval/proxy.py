@@ -26,7 +26,7 @@ CHUNK = 64
 LIBRARIES = ("matminer", "smact")
 
 VERSION = 1
-"""Of what `facts_of` computes: to be raised with every change of it, so that none is kept for longer."""
+"""Of what is computed of a set: to be raised with every change of it, so that nothing is kept for longer."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pymatgen.core import Composition, Element, Structure
 
 from unimat_search.baselines.published import Published
 from unimat_search.eval.coverage import CUTOFFS
-from unimat_search.eval.hull import BOUNDS
+from unimat_search.eval.hull import BOUNDS, Hull
 from unimat_search.eval.hull_sources import load_hull
 from unimat_search.eval.metrics import HULL_COUNTS, rate, summarise_hull
 from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, quiet, relax_chunks, usable_cores
@@ -85,10 +86,12 @@ def read_samples(path: Path) -> Samples:
     """
     structures: dict[str, Structure] = {}
     reasons: dict[str, str] = {}
+    taken: set[str] = set()
     with quiet():
         items = [item for file in structure_files(path) for item in read_file(file)]
-    for index, (name, item) in enumerate(items):
-        unique = f"{name}#{index}" if name in structures or name in reasons else name
+    for name, item in items:
+        unique = next(one for one in chain([name], (f"{name}#{k}" for k in count(2))) if one not in taken)
+        taken.add(unique)
         if isinstance(item, Structure) and not (problem := _problem(item)):
             structures[unique] = item
         else:
@@ -149,6 +152,11 @@ def evaluate(
     """
     workers = workers or usable_cores()
     structures = list(samples.structures.values())
+    if relaxer:  # what can't be had is said before anything is computed
+        systems = {frozenset(el.symbol for el in one.composition.elements) for one in structures}
+        elements = set().union(*systems, (SYMBOLS[z] for z in np.unique(benchmark.test.numbers)))
+        references = references_for(relaxer, load_relaxer(relaxer).name, elements, workers=workers)
+        phases = load_hull(hull, systems, references)
     facts = facts_of(structures, workers=workers)
     known = _known_facts(benchmark.test, workers)
     cutoffs = CUTOFFS.get(benchmark.name, CUTOFFS["mp_20"])
@@ -164,13 +172,10 @@ def evaluate(
         }
         table |= _matches(structures, facts.valid_structure.tolist(), benchmark.test, MatchSettings())
     if relaxer:
-        counted = [row in firsts and (new is None or new[row]) for row in range(len(valid))]
-        elements = {el.symbol for one in valid for el in one.composition.elements}
-        elements |= {SYMBOLS[z] for z in np.unique(benchmark.test.numbers)}
-        references = references_for(relaxer, load_relaxer(relaxer).name, elements, workers=workers)
+        counted = None if new is None else [row in firsts and new[row] for row in range(len(valid))]
         asked = [structures[row] for row in np.flatnonzero(facts.valid)]
         table |= _energies(asked, benchmark.test, relaxer, references, workers)
-        table |= _stability(valid, counted, relaxer, references, hull, samples.n_generated, workers)
+        table |= _stability(valid, counted, relaxer, references, phases, samples.n_generated, workers)
     return table
 
 
@@ -211,10 +216,10 @@ def _matches(
 
 def _stability(
     structures: Sequence[Structure],
-    counted: Sequence[bool],
+    counted: Sequence[bool] | None,
     relaxer: Spec,
     references: References,
-    hull_source: str,
+    hull: Hull | None,
     n_generated: int,
     workers: int,
 ) -> dict[str, Any]:
@@ -222,15 +227,13 @@ def _stability(
 
     Args:
         structures: To relax.
-        counted: Which are unique and new.
+        counted: Which are unique and new, if that can be told.
         relaxer: The potential.
         references: Its elemental energies.
-        hull_source: See `evaluate`.
+        hull: What distances are counted from.
         n_generated: The denominator.
         workers: Processes.
     """
-    systems = {frozenset(el.symbol for el in one.composition.elements) for one in structures}
-    hull = load_hull(hull_source, systems, references)
     results = _relaxed(structures, relaxer, RelaxSettings(), workers)
     results = {
         row: result
@@ -253,7 +256,7 @@ def _stability(
         "lowest": _lowest(structures, energies),
         **(summarise_hull(list(above.values())) if hull else {}),
         "stable_unique_new": rate(sum(counted[row] for row, value in above.items() if value < 0), n_generated)
-        if hull
+        if hull and counted is not None
         else None,
     }
 
@@ -271,7 +274,7 @@ def _energies(
     structures: Sequence[Structure], test: StructureSet, relaxer: Spec, references: References, workers: int
 ) -> dict[str, Any]:
     """Wasserstein distance of formation energies, eV/atom, all structures as they are."""
-    stem = f"{test.sha256}-{file_stem(references.potential)}"
+    stem = f"{test.sha256}-{file_stem(references.potential)}-{VERSION}"
     file = cache_folder() / "evaluate" / f"{stem}.json"
     if not file.is_file():
         computed = _static_energies(_all_structures(test), relaxer, workers)
@@ -387,7 +390,9 @@ def sections(tables: Mapping[str, Mapping[str, Any]], papers: Sequence[Published
 def _against(tables: Mapping[str, Mapping[str, Any]]) -> str:
     """What "new" was counted against."""
     names = {one["novel_against"] for one in tables.values() if one.get("novel_against")}
-    return " and ".join(sorted(names)).replace("train_partial", "train (a part of it)") or "the training set's"
+    if not names:
+        return "can't be told without a training set"
+    return f"none of {' and '.join(sorted(names))} is".replace("train_partial", "train (a part of it)")
 
 
 def footnotes(tables: Mapping[str, Mapping[str, Any]], papers: Sequence[Published]) -> str:
@@ -396,8 +401,7 @@ def footnotes(tables: Mapping[str, Mapping[str, Any]], papers: Sequence[Publishe
         "Shares are of all samples: "
         + ", ".join(f"{name} {one['n_generated']} ({one['n_read']} can be read)" for name, one in tables.items()),
         "COV-R, COV-P: CrystalNN and Magpie fingerprints, CDVAE's cut-offs; Wasserstein distances: of valid samples.",
-        f"unique: no earlier sample is the same crystal; new: none of {_against(tables)} is"
-        " (StructureMatcher 0.2, 0.3, 5).",
+        f"unique: no earlier sample is the same crystal; new: {_against(tables)} (StructureMatcher 0.2, 0.3, 5).",
     ]
     if asked := {name: one["n_asked"] for name, one in tables.items() if one["n_asked"]}:
         counts = ", ".join(f"{name}: {count}" for name, count in asked.items())

@@ -262,7 +262,9 @@ def _tar(_: str, data: bytes, elements: Collection[ElementSet] | None) -> Named:
             file = archive.extractfile(member)
             return file.read() if file else b""
 
-        members = [(one.name, one.size, partial(read, one)) for one in archive.getmembers() if one.isreg()]
+        members = [
+            (one.name, one.size, partial(read, one)) for one in archive.getmembers() if one.isreg() or one.islnk()
+        ]
         yield from _members(members, elements)
 
 
@@ -279,7 +281,12 @@ def _members(members: Sequence[tuple[str, int, Callable[[], bytes]]], elements: 
     if not files:
         raise ValueError("it holds no structure file")
     for name, _, read in sorted(files, key=itemgetter(0)):
-        yield from read_or_reason(name, read(), elements)
+        try:
+            data = read()
+        except Exception as error:  # damage, a link to nowhere, a password
+            yield PurePosixPath(name).name, FailedAttempt(f"{UNREAD}{first_line(error)}")
+            continue
+        yield from read_or_reason(name, data, elements)
 
 
 def read_or_reason(name: str, data: bytes, elements: Collection[ElementSet] | None = None) -> Named:

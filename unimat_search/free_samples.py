@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 
 from unimat_search.eval.metrics import summarise_deltas
 from unimat_search.eval.parallel import quiet
+from unimat_search.eval.proxy import VERSION
 from unimat_search.eval.report import Row, Section, hull_counts, number, with_interval
 from unimat_search.eval.trials import estimate
 from unimat_search.evaluate import NAMES, Benchmark, evaluate, read_samples
@@ -139,7 +140,7 @@ def reproduce(
         if not samples.is_file():
             write_samples(sample_freely(generator, n, benchmark, seed=seed), samples)
         kind = f"-{_stem(f'{relaxer.label}-{hull}')}" if relaxer else ""
-        table = out / f"{_stem(name)}{kind}.json"
+        table = out / f"{_stem(name)}{kind}-{VERSION}.json"
         if not table.is_file():
             found = evaluate(read_samples(samples), benchmark, relaxer=relaxer, hull=hull, workers=workers)
             write_whole(table, json.dumps(found, indent=1) + "\n")

@@ -19,7 +19,7 @@ from unimat_search.eval.trials import Trials, collect_all, curve
 from unimat_search.files import write_whole
 from unimat_search.formula import parse_formula
 from unimat_search.records import Record
-from unimat_search.rq3 import RUN, TABLES
+from unimat_search.rq3 import RUN, TABLES, VERSION
 from unimat_search.rq3_tables import footnotes, sections
 from unimat_search.scenes import known_structures, structure_panels
 from unimat_search.store import Store
@@ -52,6 +52,8 @@ def write_report(folder: Path, out: Path) -> None:
         panels = structure_panels(records, settings, store)
     if experiment.is_file():
         tables = json.loads(experiment.read_text(encoding="utf-8"))
+        if tables.get("version") != VERSION:
+            raise RunError(f"{experiment} is of another version; run `reproduce` on its folder again")
         title = f"Zero-shot search on {len(tables['targets'])} compositions"
         parts, notes = list(sections(tables)), footnotes(tables)
     else:

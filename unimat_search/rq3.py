@@ -40,6 +40,9 @@ FORMULAS, GEOMETRIES = Path("zero_shot", "rq3.csv"), Path("mp_20", "test.parquet
 GENERATORS = ("airss:standard", "airss:paper", "airss", "pyxtal", "unimat", "unimat+airss")
 RUN, KNOWN, KNOWN_ENERGIES, TABLES, JUDGED = "run", "known.extxyz", "known.json", "rq3.json", "judged.json"
 
+VERSION = 1
+"""Of the file of tables: to be raised with every change of it."""
+
 HULL_KEYS = ("n_hull_distances", *HULL_COUNTS)
 
 STRICT = MatchSettings(ltol=0.2, stol=0.3, angle_tol=5.0)
@@ -237,6 +240,7 @@ def analyse(
     budget = common_budget(trials)
     groups = [target.groups for target in targets]
     return {
+        "version": VERSION,
         "targets": [
             asdict(target) | {"known_energy_per_atom": _finite(e)} for target, e in zip(targets, known, strict=True)
         ],

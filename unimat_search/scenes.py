@@ -15,12 +15,14 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
 
 from unimat_search.compare import CompareSettings
+from unimat_search.eval.match import Known, read_known
 from unimat_search.eval.metrics import by_column, lowest
-from unimat_search.files import read_structures
 from unimat_search.formula import parse_formula
 from unimat_search.records import MatchSettings, Record
-from unimat_search.res import space_group_symbol
 from unimat_search.store import Store
+
+Setting = tuple[Structure, str]
+"""A structure in its conventional cell, and its space group's symbol."""
 
 SYMPREC = 0.1
 """angstrom; relaxed structures are symmetric up to what forces below fmax leave."""
@@ -36,9 +38,12 @@ def structure_panels(records: Sequence[Record], settings: CompareSettings, store
         best = {name: lowest(columns.get((formula, name), [])) for name in settings.generators}
         matched = {one.match for one in best.values() if one and one.match}
         own = known[formula]
-        models = dict([one for one in own if one[0] in matched] or own[:1])
-        models = {name: conventional(structure) for name, structure in models.items()}
-        shown = [{"title": "known", "caption": name, "scene": scene(one)} for name, one in models.items()]
+        asked = [one for one in own if one[0] in matched] or own[:1]
+        models = {name: conventional(structure) for name, structure in asked}
+        shown: list[dict[str, Any]] = [
+            {"title": "known", "caption": f"{name}, {symbol}", "scene": scene(one)}
+            for name, (one, symbol) in models.items()
+        ]
         shown += [_panel(generator, one, models, settings.matcher, store) for generator, one in best.items()]
         panels.append({"formula": text, "panels": shown})
     return panels
@@ -47,44 +52,41 @@ def structure_panels(records: Sequence[Record], settings: CompareSettings, store
 def known_structures(settings: CompareSettings) -> dict[str, list[tuple[str, Structure]]]:
     """Named known structures of each reduced formula; none if their file is gone."""
     formulas = [parse_formula(text) for text in settings.formulas]
-    known: dict[str, list[tuple[str, Structure]]] = {formula.reduced_formula: [] for formula in formulas}
-    names = {formula.cell(1).reduced_formula: formula.reduced_formula for formula in formulas}
+    found: Known = {}
     if settings.reference and Path(settings.reference).exists():
-        elements = {frozenset(formula.amounts) for formula in formulas}
-        for name, structure in read_structures(Path(settings.reference), element_sets=elements):
-            if formula := names.get(structure.composition.reduced_formula):
-                known[formula].append((name, structure))
-    return known
+        found = read_known(Path(settings.reference), {frozenset(formula.amounts) for formula in formulas})
+    return {one.reduced_formula: list(found.get(one.cell(1).reduced_formula, ())) for one in formulas}
 
 
 def _panel(
-    generator: str, best: Record | None, models: Mapping[str, Structure], matcher: MatchSettings, store: Store
+    generator: str, best: Record | None, models: Mapping[str, Setting], matcher: MatchSettings, store: Store
 ) -> dict[str, Any]:
     structure = store.record(best.key).final_structure if best else None
     if best is None or structure is None:
         return {"title": generator, "caption": "nothing converged", "scene": None}
+    drawn, symbol = conventional(structure)
     energy = best.formation_energy_per_atom
     words = [
         f"E_f {energy:.3f} eV/atom" if energy is not None else f"{best.energy_per_atom:.3f} eV/atom",
-        space_group_symbol(structure, SYMPREC),
+        symbol,
         f"matches {best.match}" if best.match else "",
         best.origin,
     ]
-    drawn = conventional(structure)
-    if best.match in models:
-        drawn = alike(drawn, models[best.match], matcher)
+    model, same = models.get(best.match, (drawn, ""))
+    if symbol == same:  # a mirror image has the other one's handed group
+        drawn = alike(drawn, model, matcher)
     return {"title": generator, "caption": ", ".join(word for word in words if word), "scene": scene(drawn)}
 
 
-def conventional(structure: Structure) -> Structure:
+def conventional(structure: Structure) -> Setting:
     """The conventional cell of the space group at `SYMPREC`, so that equal crystals look alike."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found: Structure = SpacegroupAnalyzer(structure, symprec=SYMPREC).get_conventional_standard_structure()
+            symmetry = SpacegroupAnalyzer(structure, symprec=SYMPREC)
+            return _upright(symmetry.get_conventional_standard_structure()), symmetry.get_space_group_symbol()
         except (ValueError, TypeError, SymmetryUndeterminedError):
-            found = structure
-    return _upright(found)
+            return _upright(structure), "P1"
 
 
 def alike(structure: Structure, model: Structure, matcher: MatchSettings) -> Structure:

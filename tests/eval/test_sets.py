@@ -64,6 +64,7 @@ def prints(structure: list[list[float]], composition: list[list[float]]) -> Fing
 
 def test_validity_of_many_elements_is_told_at_once() -> None:
     assert is_valid_composition(Composition("FeNiCoCrMnTiAlCuZnZr"))
+    assert is_valid_composition(Composition("FeNiCoCuZnCdAgSbPb")), "antimony is a metal to SMACT"
     assert not is_valid_composition(Composition("FeNiCoCrMnTiAlCuZnZrOFClBrINSPSe"))
 
 

@@ -10,7 +10,7 @@ from pymatgen.core import Lattice, Structure
 
 from unimat_search.baselines.published import published
 from unimat_search.cli import main
-from unimat_search.evaluate import NAMES, compared, evaluate, read_benchmark, read_samples
+from unimat_search.evaluate import NAMES, compared, evaluate, footnotes, read_benchmark, read_samples
 from unimat_search.registry import Spec
 from unimat_search.unimat.sources import from_structures, write_parquet
 
@@ -59,6 +59,24 @@ def test_copies_and_broken_crystals(data_dir: Path) -> None:
     assert (table["n_asked"], table["match_rate_at_1"], table["match_everyone_rate"]) == (1, 1.0, 1.0)
     other = evaluate(read_samples(data_dir / "mp_20" / "train.parquet"), read_benchmark("mp-20", data_dir), workers=1)
     assert (other["n_asked"], other["match_rate_at_1"]) == (0, None)
+
+
+def test_samples_of_equal_names_are_all_kept(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "samples.zip", "w") as archive:
+        for name in ("a#2.cif", "b/a.cif", "c/a.cif"):
+            archive.writestr(name, TEST["cu-au"].to(fmt="cif"))
+    assert sorted(read_samples(tmp_path / "samples.zip").structures) == ["a", "a#2", "a#3"]
+
+
+def test_nothing_is_called_new_without_a_training_set(data_dir: Path) -> None:
+    (data_dir / "mp_20").rename(data_dir / "mpts_52")
+    samples = read_samples(data_dir / "mpts_52" / "test.parquet")
+    (data_dir / "mpts_52" / "train.parquet").unlink()
+    (data_dir / "hull.csv").write_text("formula,formation_energy_per_atom\nCuAu,9.0\n")
+    hull = str(data_dir / "hull.csv")
+    table = evaluate(samples, read_benchmark("mpts-52", data_dir), relaxer=Spec.parse("emt"), hull=hull, workers=1)
+    assert (table["novel"], table["stable_unique_new"]) == (None, None)
+    assert "can't be told without a training set" in footnotes({"samples": table}, [])
 
 
 def test_broken_samples_of_a_composition_are_misses(data_dir: Path) -> None:

@@ -62,6 +62,26 @@ def test_members_of_equal_names_are_all_read(tmp_path: Path) -> None:
     assert same(found(tmp_path / "made.zip"), [SALT, IRON])
 
 
+def test_links_and_damage_in_archives_are_counted(tmp_path: Path) -> None:
+    text = SALT.to(fmt="cif").encode()
+    with tarfile.open(tmp_path / "made.tar", "w") as archive:
+        member = tarfile.TarInfo("a.cif")
+        member.size = len(text)
+        archive.addfile(member, io.BytesIO(text))
+        for name, target in (("b.cif", "a.cif"), ("c.cif", "nothing.cif")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.LNKTYPE, target
+            archive.addfile(link)
+    read = dict(read_file(tmp_path / "made.tar"))
+    assert [type(one) for one in read.values()] == [Structure, Structure, FailedAttempt]
+    with zipfile.ZipFile(tmp_path / "made.zip", "w") as archive:
+        archive.writestr("a.cif", text)
+        archive.writestr("b.cif", text)
+    damaged = (tmp_path / "made.zip").read_bytes().replace(b"_cell_length_a", b"_cell_length_b", 1)
+    (tmp_path / "made.zip").write_bytes(damaged)
+    assert [type(one) for _, one in read_file(tmp_path / "made.zip")] == [FailedAttempt, Structure]
+
+
 def test_no_block_of_a_cif_is_lost(tmp_path: Path) -> None:
     salt = SALT.to(fmt="cif")
     broken = salt.replace("_cell_length_a", "_no_length")

@@ -12,6 +12,7 @@ from pymatgen.core import Structure
 from tests.unimat.crystals import TINY, random_set, tiny_model
 from tests.unimat_search.test_evaluate import alloy
 from unimat_search.cli import main
+from unimat_search.eval.proxy import VERSION
 from unimat_search.evaluate import read_benchmark, read_samples
 from unimat_search.free_samples import pairs, predictions, sample_freely, write_samples
 from unimat_search.generation import load_generators
@@ -96,8 +97,8 @@ def test_the_commands_go_on_with_what_is_there(data_dir: Path, tmp_path: Path) -
     assert os.environ.get("UNIMAT_SEARCH_DATA") == before
     assert "UniMat (paper)" in result.output
     kept = {file.name: file.read_bytes() for file in out.iterdir()}
-    assert {"uniform.parquet", "substitution.parquet", "uniform.json", "rq1.md"} <= set(kept)
-    assert json.loads(kept["substitution.json"])["n_generated"] == 4
+    assert {"uniform.parquet", "substitution.parquet", f"uniform-{VERSION}.json", "rq1.md"} <= set(kept)
+    assert json.loads(kept[f"substitution-{VERSION}.json"])["n_generated"] == 4
     (data_dir / "phases.csv").write_text("formula,formation_energy_per_atom\nNiAl,-0.5\n")
     relaxed = ["--relaxer", "emt", "--hull", str(data_dir / "phases.csv")]
     result = CliRunner().invoke(main, ["reproduce", "rq4", *options, *relaxed])

@@ -107,9 +107,11 @@ def test_equal_crystals_are_drawn_alike(seed: int) -> None:
     other.make_supercell(np.eye(3, dtype=int) + np.triu(rng.integers(-1, 2, (3, 3)), 1))
     other.translate_sites(range(len(other)), rng.random(3))
     other.apply_operation(SymmOp.from_axis_angle_and_translation(rng.normal(size=3), rng.uniform(0, 180)))
-    expected = conventional(model)
+    expected, symbol = conventional(model)
+    drawn, same = conventional(other)
     assert len(other) == 2
-    assert places(alike(conventional(other), expected, MatchSettings())) == places(expected)
+    assert symbol == same == "F-43m"
+    assert places(alike(drawn, expected, MatchSettings())) == places(expected)
 
 
 def places(structure: Structure) -> dict[str, list[tuple[float, ...]]]:

@@ -175,10 +175,12 @@ def test_a_generator_joins_an_experiment(data_dir: Path, tmp_path: Path) -> None
 def test_a_hull_that_ships_is_counted_from(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     phases = [RelaxedPhase("mp-1", "NiAl", 2, "Pm-3m", "-9.0", "converged", "ase-emt")]
     write_relaxed(tmp_path / "ase-emt.csv.gz", phases)
-    (tmp_path / "ase-emt.json").write_text(json.dumps({"relaxed": {"n": 9, "above_hull": 0.03, "stable_agree": 0.8}}))
+    (tmp_path / "ase-emt.json").write_text(
+        json.dumps({"relaxed": {"n": 9, "decomposition": 0.03, "stable_agree": 0.8}})
+    )
     monkeypatch.setattr("unimat_search.eval.hull_sources.HULLS", tmp_path)
     tables = reproduce(tmp_path / "with", data_dir, **OPTIONS | {"generators": ("uniform",)})
-    assert "1 phases (on 9 of them" in footnotes(tables)
+    assert "1 phases (decomposition energies of 9 of them are off" in footnotes(tables)
     counted = tables["hull"]["generators"]["uniform"]
     assert counted["n_hull_distances"] == 3
     assert counted["n_stable"] < 3  # NiAl lies far above what is said to be its ground state
@@ -256,6 +258,8 @@ def test_two_judges_of_a_hand_made_case() -> None:
     second = {"a/Al": 10.0, "b/Al": 9.5, "a/Cu": 10.0, "b/Cu": 10.2, "a/Ni": 1.0, "b/Ni": 0.0}
     got = verdicts(found, second, ("a", "b"))
     assert got["same_order"]["value"] == 0.5
+    clearly = [got["generators"]["b"][f"clearly_{side}"] for side in ("ours", "theirs")]
+    assert [(one["value"], one["n"]) for one in clearly] == [(1.0, 2), (pytest.approx(2 / 3), 3)]
     assert got["same_order"]["n"] == 2, "compositions, not pairs"
     assert got["generators"]["b"]["ours"]["value"] == pytest.approx((-1.0 - 0.5 + 0.001) / 3)
     assert got["generators"]["b"]["theirs"]["value"] == pytest.approx((-0.5 + 0.2 - 1.0) / 3)
