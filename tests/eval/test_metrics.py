@@ -121,5 +121,5 @@ def test_overall_counts_compositions() -> None:
     assert overall["match_rate"] == 0.5
     assert overall["n_known_compositions"] == 2
     assert overall["n_hull_distances"] == 2
-    assert [overall[name] for name in metrics.HULL_COUNTS] == [1, 2, 2]
+    assert [overall[name] for name in metrics.HULL_COUNTS] == [1, 1, 2, 2]
     assert "formation_energy_per_atom" not in overall
