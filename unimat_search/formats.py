@@ -30,6 +30,9 @@ Named = Iterator[tuple[str, Structure | FailedAttempt]]
 UNREAD = "can't be read: "
 """How reasons begin."""
 
+MAX_VALUES = 200_000_000
+"""Of a parquet file, whose encodings let a small one hold any number."""
+
 MAX_UNPACKED = 4 * 2**30
 """Bytes that an archive may hold, unpacked."""
 
@@ -138,7 +141,11 @@ def _extxyz(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
 
 
 def _poscar(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
-    yield name, Structure.from_str(data.decode("utf-8"), fmt="poscar")
+    text = data.decode("utf-8")
+    lines = text.splitlines()
+    if sum(int(word) for line in lines[5:7] for word in line.split() if word.isdigit()) > len(lines):
+        raise ValueError("it names more atoms than it has lines")
+    yield name, Structure.from_str(text, fmt="poscar")
 
 
 def _res(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
@@ -154,6 +161,9 @@ def _parquet(name: str, data: bytes, elements: Collection[ElementSet] | None) ->
     import pyarrow.parquet as pq
 
     parquet = pq.ParquetFile(pa.BufferReader(data))
+    groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
+    if sum(group.column(index).num_values for group in groups for index in range(group.num_columns)) > MAX_VALUES:
+        raise ValueError(f"it holds more than {MAX_VALUES:,} values")
     missing = {"numbers", "frac_coords", "cell"} - set(parquet.schema_arrow.names)
     if missing:
         raise ValueError(f"column {sorted(missing)[0]} is missing")
@@ -202,7 +212,10 @@ def _tensors(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
     import torch
 
     content = _load_inert(data)
-    arrays = {key: np.asarray(value) for key, value in content.items() if isinstance(value, torch.Tensor)}
+    tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    if any(one.nbytes > len(data) for one in tensors.values()):
+        raise ValueError("a tensor is larger than the file")
+    arrays = {key: np.asarray(value) for key, value in tensors.items()}
     for run, counts in enumerate(np.atleast_2d(arrays["num_atoms"]).astype(int)):
         types = arrays["atom_types"].reshape(-1, counts.sum())[run]
         coords = arrays["frac_coords"].reshape(-1, counts.sum(), 3)[run]

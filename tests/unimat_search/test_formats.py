@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pyarrow import csv
@@ -104,6 +105,22 @@ def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         archive.writestr("a.cif", "0" * 2000)
     with pytest.raises(ValueError, match=r"bomb\.zip can't be read: unpacked it is larger"):
         found(tmp_path / "bomb.zip")
+
+
+def test_sizes_are_not_taken_on_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poscar = IRON.to(fmt="poscar").replace("\n2\n", "\n2000000000\n")
+    (tmp_path / "POSCAR").write_text(poscar)
+    ((_, item),) = read_file(tmp_path / "POSCAR")
+    assert isinstance(item, FailedAttempt)
+    assert "more atoms than it has lines" in item.reason
+    torch.save(arrays(atom_types=torch.zeros(1).expand(10_000_000)), tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="larger than the file"):
+        found(tmp_path / "a.pt")
+    table = pa.table({"numbers": [[26] * 100] * 100, "frac_coords": [[0.0] * 300] * 100, "cell": [[0.0] * 9] * 100})
+    pq.write_table(table, tmp_path / "a.parquet")
+    monkeypatch.setattr(formats, "MAX_VALUES", 10_000)
+    with pytest.raises(ValueError, match="more than 10,000 values"):
+        found(tmp_path / "a.parquet")
 
 
 def test_structures_in_a_table(tmp_path: Path) -> None:
