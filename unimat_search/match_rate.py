@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from unimat_search.eval.parallel import worker_processes
 from unimat_search.records import FailedAttempt, MatchSettings
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams
 from unimat_search.unimat.sample import Crystal, as_structure, sample
@@ -94,8 +96,6 @@ def match_rates(
         matcher: Tolerances of pymatgen's StructureMatcher; the benchmarks' are the default.
         workers: Processes that match.
     """
-    from joblib import Parallel, delayed
-
     atoms = [torch.from_numpy(one.numbers.astype(np.int64)) for one in known]
     streams = Streams(
         [np.random.default_rng([seed, row, index]) for row in range(len(known)) for index in range(samples)]
@@ -104,11 +104,9 @@ def match_rates(
     asked = properties.to(model.properties_mean.device)
     made = sample(model, [mine for mine in atoms for _ in range(samples)], streams, settings, asked)
     seconds = time.perf_counter() - began
-    tasks = (
-        delayed(compare)(made[row * samples : (row + 1) * samples], _sampled(one), matcher or MatchSettings())
-        for row, one in enumerate(known)
-    )
-    results = Parallel(n_jobs=workers)(tasks)
+    theirs = [made[row * samples : (row + 1) * samples] for row in range(len(known))]
+    fit = partial(compare, matcher=matcher or MatchSettings())
+    results = list((worker_processes(workers).map if workers > 1 else map)(fit, theirs, map(_sampled, known)))
     return MatchRates(
         rms_dist=np.array([rms for rms, _ in results]).reshape(len(known), samples),
         valid=np.array([valid for _, valid in results], dtype=bool).reshape(len(known), samples),

@@ -60,7 +60,7 @@ def test_an_untrained_model_is_scored_and_finds_what_it_must() -> None:
     known = random_set(1, 6, elements=(11,), most=1)
     model = tiny_model("slots", known)
     rates = match_rates(model, known, samples=4, settings=SampleSettings(steps=2), seed=0)
-    again = match_rates(model, known, samples=4, settings=SampleSettings(steps=2), seed=0)
+    again = match_rates(model, known, samples=4, settings=SampleSettings(steps=2), seed=0, workers=2)
     assert rates.rms_dist.shape == rates.valid.shape == (6, 4)
     assert np.array_equal(rates.rms_dist, again.rms_dist, equal_nan=True)
     assert rates.sampling_seconds > 0
