@@ -150,8 +150,8 @@ class CdvaeModel(VolumeModel):
         graph = neighbour_graph(frac_coords, cells, self.config.network)
         context = torch.cat([latent, sigma.log().unsqueeze(-1)], dim=-1)
         _, vectors = self.decoder(numbers, graph, context)
-        way = without_drift(self.to_moves(vectors).squeeze(-1))  # in angstrom
-        return way / sigma[:, None, None]
+        way = without_drift(self.to_moves(vectors).squeeze(-1))
+        return way * torch.rsqrt(1.0 + sigma**2)[:, None, None]  # no way is longer than half a cell
 
     def sample(
         self,

@@ -29,7 +29,7 @@ class GraphConfig:
     width: int = 128
     layers: int = 4
     neighbours: int = 20
-    distances: int = 20
+    distances: int = 12
     cutoff: float = 8.0
 
     def __post_init__(self) -> None:
@@ -38,19 +38,15 @@ class GraphConfig:
 
 @dataclass(frozen=True)
 class Graph:
-    """Neighbours of the atoms of b crystals of n sites each.
+    """Pairs of atoms of b crystals of n sites each; what a pair's images contribute is summed.
 
     Attributes:
-        sender: Index of each neighbour. (b, n, k)
-        direction: Unit vectors to them. (b, n, k, 3)
-        basis: Radial basis of their distances. (b, n, k, distances)
-        envelope: 1 nearby, 0 at the cutoff or the first atom that is left out. (b, n, k, 1)
+        radial: Radial basis of the distances, and one. (b, n, n, r)
+        directed: The same times the unit vectors from the first atom to the second's images. (b, n, n, 3, r)
     """
 
-    sender: Tensor
-    direction: Tensor
-    basis: Tensor
-    envelope: Tensor
+    radial: Tensor
+    directed: Tensor
 
 
 def neighbour_graph(frac_coords: Tensor, cells: Tensor, config: GraphConfig) -> Graph:
@@ -69,20 +65,14 @@ def neighbour_graph(frac_coords: Tensor, cells: Tensor, config: GraphConfig) -> 
         distances = vectors.norm(dim=-1)
         distances[:, range(n), range(n), len(images) // 2] = torch.inf  # an atom is not its own neighbour
         count = min(config.neighbours, n * len(images) - 2)
-        nearest, place = distances.flatten(2).topk(count + 1, largest=False)  # (b, n, k + 1)
-        reach = nearest[..., count:, None].clamp(max=config.cutoff)  # what is left out sends nothing
-        nearest, place = nearest[..., :count], place[..., :count]  # (b, n, k)
-        chosen = vectors.flatten(2, 3).gather(2, place.unsqueeze(-1).expand(-1, -1, -1, 3))
-        short = nearest.clamp(min=1e-3).unsqueeze(-1)
+        first_left_out = distances.flatten(2).kthvalue(count + 1).values  # (b, n)
+        reach = first_left_out.clamp(max=config.cutoff)[..., None, None]  # from here on nothing is sent, smoothly
+        envelope = 0.5 * (torch.cos(math.pi * (distances / reach).clamp(max=1.0)) + 1.0)  # (b, n, n, 27)
+        distances = distances.clamp(1e-3, config.cutoff).unsqueeze(-1)
         centres = torch.linspace(0.0, config.cutoff, config.distances, device=frac_coords.device)
-        width = config.cutoff / config.distances
-        envelope = 0.5 * (torch.cos(math.pi * (short / reach).clamp(max=1.0)) + 1.0)
-        return Graph(
-            sender=place // len(images),
-            direction=chosen / short,
-            basis=torch.exp(-0.5 * ((short - centres) / width) ** 2),
-            envelope=envelope,
-        )
+        basis = torch.exp(-0.5 * ((distances - centres) / (config.cutoff / config.distances)) ** 2)
+        basis = envelope.unsqueeze(-1) * torch.cat([basis, torch.ones_like(distances)], dim=-1)  # (b, n, n, 27, r)
+        return Graph(basis.sum(3), (vectors / distances).transpose(-1, -2) @ basis)
 
 
 class GraphNetwork(nn.Module):
@@ -118,27 +108,28 @@ class GraphNetwork(nn.Module):
 
 
 class Message(nn.Module):
-    """What neighbours tell an atom."""
+    """What neighbours tell an atom: a function of the distance times a feature of the neighbour, summed.
+
+    The function is linear in the radial basis, so neighbours are summed first, and no edge has features of its own.
+    """
 
     def __init__(self, config: GraphConfig) -> None:
         super().__init__()
         width = config.width
         self.norm = nn.LayerNorm(width)
         self.of_sender = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 3 * width))
-        self.of_distance = nn.Linear(config.distances, 3 * width)
+        self.of_distance = nn.Linear(config.distances + 1, 3 * width, bias=False)
         self.scale = config.neighbours**-0.5
 
     def forward(self, scalars: Tensor, vectors: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """(b, n, w), (b, n, 3, w) -> the same."""
-        b, n, k = graph.sender.shape
-        width = scalars.shape[-1]
-        rows = graph.sender.reshape(b, n * k, 1)
-        sent = self.of_sender(self.norm(scalars)).gather(1, rows.expand(-1, -1, 3 * width)).view(b, n, k, -1)
-        sent = sent * self.of_distance(graph.basis) * graph.envelope
-        to_scalars, along, carried = sent.split(width, dim=-1)  # (b, n, k, w) each
-        theirs = vectors.flatten(2).gather(1, rows.expand(-1, -1, 3 * width)).view(b, n, k, 3, width)
-        moved = along.unsqueeze(3) * graph.direction.unsqueeze(-1) + carried.unsqueeze(3) * theirs
-        return scalars + self.scale * to_scalars.sum(2), vectors + self.scale * moved.sum(2)
+        told, along, carried = self.of_sender(self.norm(scalars)).chunk(3, dim=-1)  # (b, n, w) each
+        by_distance, by_direction, by_vector = self.of_distance.weight.t().chunk(3, dim=-1)  # (r, w) each
+        to_scalars = torch.einsum("bijr,bjw,rw->biw", graph.radial, told, by_distance)
+        turned = torch.einsum("bijcr,bjw,rw->bicw", graph.directed, along, by_direction)
+        theirs = carried.unsqueeze(2) * bounded(vectors)
+        passed = torch.einsum("bijr,bjcw,rw->bicw", graph.radial, theirs, by_vector)
+        return scalars + self.scale * to_scalars, vectors + self.scale * (turned + passed)
 
 
 class Update(nn.Module):
@@ -146,13 +137,20 @@ class Update(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(width)
         self.mix = nn.Linear(width, 2 * width, bias=False)
         self.gate = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 3 * width))
 
     def forward(self, scalars: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """(b, n, w), (b, n, 3, w) -> the same."""
-        one, other = self.mix(vectors).chunk(2, dim=-1)
+        one, other = self.mix(bounded(vectors)).chunk(2, dim=-1)
         lengths = (other.square().sum(2) + 1e-8).sqrt()
-        of_vectors, of_products, of_scalars = self.gate(torch.cat([scalars, lengths], dim=-1)).chunk(3, dim=-1)
+        gates = self.gate(torch.cat([self.norm(scalars), lengths], dim=-1))
+        of_vectors, of_products, of_scalars = gates.chunk(3, dim=-1)
         scalars = scalars + of_scalars + of_products * (one * other).sum(2)
         return scalars, vectors + of_vectors.unsqueeze(2) * one
+
+
+def bounded(vectors: Tensor) -> Tensor:
+    """Vectors of each atom with a root mean square below one; those that symmetry leaves at nothing stay there."""
+    return vectors * torch.rsqrt(vectors.square().mean((-2, -1), keepdim=True) + 0.01)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +28,29 @@ def model() -> CdvaeModel:
     return built
 
 
+def envelope(distance: float, reach: float) -> float:
+    return 0.5 * (np.cos(np.pi * min(distance / reach, 1.0)) + 1.0)
+
+
 def test_neighbours_are_the_nearest_images() -> None:
-    """In a simple cubic crystal: six at the edge, twelve at the diagonal of a face."""
+    """In a simple cubic crystal: six at the edge, twelve at the diagonal of a face; eight corners are left out."""
     graph = neighbour_graph(torch.zeros(1, 1, 3), 3.0 * torch.eye(3).unsqueeze(0), GraphConfig(neighbours=18))
-    assert graph.sender.shape == (1, 1, 18)
-    angles = graph.direction[0, 0] @ graph.direction[0, 0, 0]
-    assert graph.direction.norm(dim=-1) == pytest.approx(1.0)
-    nearest = graph.basis[0, 0].argmax(-1)
-    assert sorted(Counter(nearest.tolist()).values()) == [6, 12]
-    assert angles[:6].sum().item() == pytest.approx(0.0, abs=1e-5)
+    reach = 3 * 3**0.5
+    counted = 6 * envelope(3, reach) + 12 * envelope(3 * 2**0.5, reach)
+    assert graph.radial[0, 0, 0, -1].item() == pytest.approx(counted, rel=1e-5)
+    assert graph.directed.abs().max().item() == pytest.approx(0.0, abs=1e-5)  # a centre of inversion
+
+
+def test_directions_lead_to_the_neighbour() -> None:
+    """Two atoms in a wide cell, across its border: 2 angstrom apart, along the first edge."""
+    frac_coords = torch.tensor([[[0.05, 0.0, 0.0], [0.95, 0.0, 0.0]]])
+    config = GraphConfig(neighbours=2, distances=16, cutoff=8.0)
+    graph = neighbour_graph(frac_coords, torch.diag(torch.tensor([20.0, 30.0, 30.0])).unsqueeze(0), config)
+    assert graph.radial[0, 0, 1, -1].item() == pytest.approx(envelope(2, 8), rel=1e-5)
+    assert graph.directed[0, 0, 1, :, -1].tolist() == pytest.approx([-envelope(2, 8), 0, 0], rel=1e-5)
+    assert graph.directed[0, 1, 0, :, -1].tolist() == pytest.approx([envelope(2, 8), 0, 0], rel=1e-5)
+    assert graph.radial[0, 0, 1, :-1].argmax().item() == round(2 / (8 / 15))
+    assert graph.radial[0, 0, 0].abs().max().item() == 0.0
 
 
 def moves(model: CdvaeModel, batch: Batch) -> Tensor:
