@@ -38,7 +38,8 @@ class CdvaeConfig:
     """The model; weights of the losses are CDVAE's.
 
     Attributes:
-        network: Size of encoder and decoder.
+        encoder: Size of the encoder.
+        network: Of the decoder.
         latent: Length of the latent vector.
         levels: Levels of noise.
         largest: Standard deviation of the largest, angstrom.
@@ -48,6 +49,7 @@ class CdvaeConfig:
         cell_weight: Of the cell's.
     """
 
+    encoder: GraphConfig = field(default_factory=lambda: GraphConfig(layers=2))
     network: GraphConfig = field(default_factory=GraphConfig)
     latent: int = 128
     levels: int = 50
@@ -75,8 +77,8 @@ class CdvaeModel(VolumeModel):
         super().__init__()
         self.config = config
         width, latent = config.network.width, config.latent
-        self.encoder = GraphNetwork(config.network, context=0)
-        self.to_latent = _mlp(width, width, 2 * latent)
+        self.encoder = GraphNetwork(config.encoder, context=0)
+        self.to_latent = _mlp(config.encoder.width, width, 2 * latent)
         self.composition = nn.Embedding(MAX_ATOMIC_NUMBER + 1, width)
         self.prior = _mlp(width, 2 * width, 2 * latent)
         self.to_sites = _mlp(latent, width, MAX_SITES + 1)
@@ -126,7 +128,7 @@ class CdvaeModel(VolumeModel):
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the deviation of crystals' latent vectors. (b, z) each."""
-        graph = neighbour_graph(batch.frac_coords, batch.cells, self.config.network)
+        graph = neighbour_graph(batch.frac_coords, batch.cells, self.config.encoder)
         scalars, _ = self.encoder(batch.numbers, graph)
         mean, log_std = self.to_latent(scalars.mean(1)).chunk(2, dim=-1)
         return mean, log_std.clamp(-8.0, 4.0)

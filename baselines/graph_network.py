@@ -20,6 +20,7 @@ class GraphConfig:
 
     Attributes:
         width: Features of an atom, and vectors of an atom.
+        told: Features of a message.
         layers: Rounds of messages.
         neighbours: Nearest atoms, images included, that send one.
         distances: Radial basis functions.
@@ -27,13 +28,14 @@ class GraphConfig:
     """
 
     width: int = 128
+    told: int = 64
     layers: int = 4
     neighbours: int = 20
     distances: int = 12
     cutoff: float = 8.0
 
     def __post_init__(self) -> None:
-        at_least_one(self, "width", "layers", "neighbours", "distances", where="model.network")
+        at_least_one(self, "width", "told", "layers", "neighbours", "distances", where="model.network")
 
 
 @dataclass(frozen=True)
@@ -115,21 +117,24 @@ class Message(nn.Module):
 
     def __init__(self, config: GraphConfig) -> None:
         super().__init__()
-        width = config.width
+        width, told = config.width, config.told
         self.norm = nn.LayerNorm(width)
-        self.of_sender = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 3 * width))
-        self.of_distance = nn.Linear(config.distances + 1, 3 * width, bias=False)
+        self.of_sender = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 3 * told))
+        self.of_vectors = nn.Linear(width, told, bias=False)
+        self.of_distance = nn.Linear(config.distances + 1, 3 * told, bias=False)
+        self.to_scalars = nn.Linear(told, width, bias=False)
+        self.to_vectors = nn.Linear(told, width, bias=False)
         self.scale = config.neighbours**-0.5
 
     def forward(self, scalars: Tensor, vectors: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """(b, n, w), (b, n, 3, w) -> the same."""
-        told, along, carried = self.of_sender(self.norm(scalars)).chunk(3, dim=-1)  # (b, n, w) each
-        by_distance, by_direction, by_vector = self.of_distance.weight.t().chunk(3, dim=-1)  # (r, w) each
-        to_scalars = torch.einsum("bijr,bjw,rw->biw", graph.radial, told, by_distance)
-        turned = torch.einsum("bijcr,bjw,rw->bicw", graph.directed, along, by_direction)
-        theirs = carried.unsqueeze(2) * bounded(vectors)
-        passed = torch.einsum("bijr,bjcw,rw->bicw", graph.radial, theirs, by_vector)
-        return scalars + self.scale * to_scalars, vectors + self.scale * (turned + passed)
+        told, along, carried = (self.scale * self.of_sender(self.norm(scalars))).chunk(3, dim=-1)  # (b, n, t) each
+        by_distance, by_direction, by_vector = self.of_distance.weight.t().chunk(3, dim=-1)  # (r, t) each
+        theirs = carried.unsqueeze(2) * self.of_vectors(bounded(vectors))  # (b, n, 3, t)
+        to_scalars = torch.einsum("bijr,bjt,rt->bit", graph.radial, told, by_distance)
+        turned = torch.einsum("bijcr,bjt,rt->bict", graph.directed, along, by_direction)
+        passed = torch.einsum("bijr,bjct,rt->bict", graph.radial, theirs, by_vector)
+        return scalars + self.to_scalars(to_scalars), vectors + self.to_vectors(turned + passed)
 
 
 class Update(nn.Module):

@@ -60,7 +60,7 @@ def check(file: Path, data_dir: Path | None, relaxer: str, sample: int, out: Pat
 
         from unimat_search.eval.hull_build import read_relaxed
         from unimat_search.eval.hull_check import check_hull, rows, true_phases
-        from unimat_search.eval.parallel import load_relaxer
+        from unimat_search.eval.parallel import load_relaxer, quiet
         from unimat_search.eval.references import load_references
         from unimat_search.eval.report import plain_text
         from unimat_search.files import write_whole
@@ -69,7 +69,8 @@ def check(file: Path, data_dir: Path | None, relaxer: str, sample: int, out: Pat
         if data_dir is None:
             raise BadInput("the Materials Project's energies are in the data sets; give their folder with --data-dir")
         references = load_references(load_relaxer(Spec.parse(relaxer)).name)
-        checked = check_hull(read_relaxed(file), references, true_phases(data_dir), sample=sample)
+        with quiet():
+            checked = check_hull(read_relaxed(file), references, true_phases(data_dir), sample=sample)
         if out:
             write_whole(out, json.dumps({name: asdict(one) for name, one in checked.items()}, indent=1) + "\n")
         click.echo(plain_text([("Against the Materials Project's hull", rows(checked))], NOTES))
