@@ -75,7 +75,8 @@ def check_hull(
         seed: Of the draw.
 
     Returns:
-        By name: "relaxed", the potential's hull; "same phases", the true energies of the phases that it has.
+        By name: "relaxed", the potential's hull against the true one; "missing phases", the true energies of the phases
+        that it has against the true hull; "potential", the potential's hull against these: its own error.
 
     Raises:
         ValueError: If no phase is in both.
@@ -85,14 +86,15 @@ def check_hull(
     if not shared:
         raise ValueError("the file shares no phase with the data")
     judged = np.random.default_rng(seed).permutation(shared)[:sample].tolist()
-    hulls = {
-        "relaxed": {name: Phase(true[name].reduced_formula, ours[name]) for name in shared},
-        "same phases": {name: true[name] for name in shared},
-    }
-    expected = _distances([true[name] for name in judged], Hull("", list(true.values())))
+    own = {name: Phase(true[name].reduced_formula, ours[name]) for name in shared}
+    relaxed_hull, same_phases, everything = (
+        _distances([phases[name] for name in judged], Hull("", list(phases.values())))
+        for phases in (own, {name: true[name] for name in shared}, true)
+    )
     return {
-        name: _agreement(_distances([phases[one] for one in judged], Hull("", list(phases.values()))), expected)
-        for name, phases in hulls.items()
+        "relaxed": _agreement(relaxed_hull, everything),
+        "missing phases": _agreement(same_phases, everything),
+        "potential": _agreement(relaxed_hull, same_phases),
     }
 
 
@@ -100,7 +102,7 @@ def rows(checked: Mapping[str, Agreement]) -> list[dict[str, str]]:
     """A table of `check_hull`, energies in meV/atom."""
     return [
         {
-            "energies": name,
+            "error": name,
             "phases": str(one.n),
             "above hull": f"{1000 * one.above_hull:.1f}",
             "bias": f"{1000 * one.above_hull_bias:+.1f}",

@@ -87,11 +87,11 @@ def _error(potential: str) -> str:
     file = HULLS / f"{file_stem(potential)}.json"
     if not file.is_file():
         return ""
-    checked = json.loads(file.read_text(encoding="utf-8"))["relaxed"]
+    own = json.loads(file.read_text(encoding="utf-8"))["potential"]
     return (
-        f" (decomposition energies of {checked['n']} of them are off the Materials Project's by "
-        f"{checked['decomposition']:.3f} eV/atom on average; which are on the hull, both agree for "
-        f"{100 * checked['stable_agree']:.0f} %)"
+        f" (the potential's own error, by {own['n']} of them: e_above_hull is off by {own['above_hull']:.3f} eV/atom "
+        f"on average, decomposition_energy by {own['decomposition']:.3f}; which are on the hull, DFT agrees for "
+        f"{100 * own['stable_agree']:.0f} %)"
     )
 
 

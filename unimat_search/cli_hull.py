@@ -77,5 +77,6 @@ def check(file: Path, data_dir: Path | None, relaxer: str, sample: int, out: Pat
 
 
 NOTES = """meV/atom: mean absolute difference of e_above_hull, its mean, and mean absolute difference of
-decomposition_energy (compounds; the phase's own composition left out of both hulls). Same phases: the Materials
-Project's energies of the phases that the file has: what is left there comes of what it lacks."""
+decomposition_energy (compounds; the phase's own composition left out of both hulls). Missing phases: what comes of
+phases that the file lacks, the Materials Project's energies taken for all; potential: what comes of its energies, the
+same phases in both hulls."""

@@ -329,8 +329,10 @@ def test_a_hull_is_held_against_the_true_one(data_dir: Path) -> None:
     assert checked["relaxed"].n == 3
     expected = abs(ours - (-0.1 + 0.034))  # the true hull without CuAu has Cu3Au and CuAu7: -0.034 eV/atom at CuAu
     assert checked["relaxed"].decomposition == pytest.approx(expected, abs=1e-6)
-    assert checked["same phases"].above_hull == pytest.approx(0.0)
-    assert checked["same phases"].stable_agree == 1.0
+    assert checked["missing phases"].above_hull == pytest.approx(0.0)
+    assert checked["missing phases"].stable_agree == 1.0
+    assert checked["missing phases"].decomposition == pytest.approx(0.034, abs=1e-6)
+    assert checked["potential"].decomposition == pytest.approx(abs(ours + 0.1), abs=1e-6)
     with pytest.raises(ValueError, match="shares no phase"):
         check_hull(relaxed, NO_REFERENCES, true_phases(data_dir))
 

@@ -175,12 +175,11 @@ def test_a_generator_joins_an_experiment(data_dir: Path, tmp_path: Path) -> None
 def test_a_hull_that_ships_is_counted_from(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     phases = [RelaxedPhase("mp-1", "NiAl", 2, "Pm-3m", "-9.0", "converged", "ase-emt")]
     write_relaxed(tmp_path / "ase-emt.csv.gz", phases)
-    (tmp_path / "ase-emt.json").write_text(
-        json.dumps({"relaxed": {"n": 9, "decomposition": 0.03, "stable_agree": 0.8}})
-    )
+    own = {"n": 9, "above_hull": 0.01, "decomposition": 0.03, "stable_agree": 0.8}
+    (tmp_path / "ase-emt.json").write_text(json.dumps({"potential": own}))
     monkeypatch.setattr("unimat_search.eval.hull_sources.HULLS", tmp_path)
     tables = reproduce(tmp_path / "with", data_dir, **OPTIONS | {"generators": ("uniform",)})
-    assert "1 phases (decomposition energies of 9 of them are off" in footnotes(tables)
+    assert "1 phases (the potential's own error, by 9 of them: e_above_hull is off by 0.010" in footnotes(tables)
     counted = tables["hull"]["generators"]["uniform"]
     assert counted["n_hull_distances"] == 3
     assert counted["n_stable"] < 3  # NiAl lies far above what is said to be its ground state
