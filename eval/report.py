@@ -102,6 +102,8 @@ def sections(summary: Mapping[str, Any]) -> Iterator[Section]:
         "Over all compositions",
         [{"generator": generator} | _overall_row(values, summary) for generator, values in summary["overall"].items()],
     )
+    if summary.get("hull_reference"):
+        yield hull_section(summary["overall"])
 
 
 def footnotes(summary: Mapping[str, Any]) -> str:
@@ -183,7 +185,6 @@ def _overall_row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
         "median": number(values["median_delta_e_f"]),
         "reduced": with_interval(values["reduction_rate"], values["reduction_rate_interval"]),
         "tied": with_interval(values["tie_rate"], None),
-        **(hull_counts(values) if summary.get("hull_reference") else {}),
         "steps": number(values["median_n_steps"], 0),
         **_seconds(values),
     }
@@ -193,6 +194,12 @@ def _overall_row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
             "rms_dist": number(values.get("rms_dist")),
         }
     return row
+
+
+def hull_section(generators: Mapping[str, Mapping[str, Any]]) -> Section:
+    """Where the lowest structures of generators lie."""
+    rows: list[Row] = [{"generator": name} | hull_counts(values) for name, values in generators.items()]
+    return "Lowest structures above the hull", rows
 
 
 def hull_counts(values: Mapping[str, Any]) -> Row:

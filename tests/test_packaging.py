@@ -41,7 +41,7 @@ def is_compiled(name: str) -> bool:
 
 def tree(root: Path) -> set[str]:
     """What the wheel has to hold: code and data of all rooms, under the one name."""
-    kept = {".py", ".json", ".typed"}
+    kept = {".py", ".json", ".typed", ".gz", ".safetensors", ".csv", ".md"}
     folders = (root / "unimat_search", root / INNER)
     own = [p for folder in folders for p in folder.iterdir() if p.is_file() and p.suffix in kept]
     own += [*(root / INNER / "weights").iterdir(), *(root / "unimat_search" / "page").iterdir()]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from unimat_search.eval.metrics import TIE
-from unimat_search.eval.report import Row, Section, hull_counts, number, with_interval
+from unimat_search.eval.report import Row, Section, hull_section, number, with_interval
 from unimat_search.eval.trials import NEAR_KNOWN
 
 KNOWN = "known structure"
@@ -27,8 +27,7 @@ def sections(tables: Mapping[str, Any]) -> Iterator[Section]:
     if tables["pairs"]:
         yield "Lowest energies, every pair", [_pair(name, row, paper) for name, row in tables["pairs"].items()]
     if tables["hull"]["reference"]:
-        rows = tables["hull"]["generators"].items()
-        yield "Lowest structures above the hull", [{"generator": g} | hull_counts(row) for g, row in rows]
+        yield hull_section(tables["hull"]["generators"])
     yield "Where each loses", [_losses(g, tables["compositions"]) for g in whole]
     for column, parts in tables["by"].items():
         yield (

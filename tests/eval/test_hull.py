@@ -25,7 +25,7 @@ from unimat_search.eval.hull import Hull, Phase, elements_of
 from unimat_search.eval.hull_build import build_hull, read_relaxed, write_relaxed
 from unimat_search.eval.hull_check import check_hull
 from unimat_search.eval.hull_sources import HullError, load_hull, materials_project
-from unimat_search.eval.references import ElementReference, References
+from unimat_search.eval.references import ElementReference, References, load_references
 from unimat_search.registry import Spec
 
 AB = (Phase("NaCl", -2.0), Phase("Na3Cl", -0.5), Phase("NaCl3", -1.2), Phase("NaCl", -1.9))
@@ -335,6 +335,19 @@ def test_a_hull_is_held_against_the_true_one(data_dir: Path) -> None:
     assert checked["potential"].decomposition == pytest.approx(abs(ours + 0.1), abs=1e-6)
     with pytest.raises(ValueError, match="shares no phase"):
         check_hull(relaxed, NO_REFERENCES, true_phases(data_dir))
+
+
+def test_the_hull_that_ships() -> None:
+    """Rock salt is on it, at CHGNet's -2.07 eV/atom; as in the Materials Project, NaCl3 is the next phase."""
+    references = load_references("chgnet-0.3.0")
+    hull = load_hull("", [NACL], references)
+    assert hull is not None
+    assert hull.reference.startswith("chgnet-0.3.0, 33963 phases (the potential's own error, by 5000 of them")
+    salt = hull.at(Composition("NaCl"))
+    assert salt.e_above_hull(-2.071) == pytest.approx(0.0, abs=2e-3)
+    assert salt.products == pytest.approx({"Na": 1 / 3, "NaCl3": 2 / 3})
+    assert hull.at(Composition("Na2Cl")).energy == pytest.approx(-2.071 * 2 / 3, abs=2e-3)
+    assert load_hull("", [NACL], NO_REFERENCES) is None
 
 
 def test_damage_to_a_file_of_phases_is_named(tmp_path: Path) -> None:

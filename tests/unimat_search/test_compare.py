@@ -350,7 +350,7 @@ def test_hull_distances_say_what_they_count_from(tmp_path: Path) -> None:
     assert overall["n_hull_distances"] == 2
     assert overall["n_stable"] == sum(entry["e_above_hull"] < 0 for entry in (known, unknown))
     table = to_table(summary)
-    assert "above hull" in table
+    assert "Lowest structures above the hull" in table
     assert "phases.csv, 2 phases" in table
     without = run_comparison(replace(settings, hull="none"), tmp_path / "without", workers=1)
     assert without["hull_reference"] is None
