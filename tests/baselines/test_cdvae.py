@@ -123,7 +123,27 @@ def test_exact_moves_lead_to_the_crystal(monkeypatch: pytest.MonkeyPatch) -> Non
     apart = made - crystal.frac_coords
     away = shortest(apart - apart[:, :1]) @ cells
     assert len(crystal.numbers[0]) > 1
-    assert away.norm(dim=-1).max() < 0.1
+    assert away.norm(dim=-1).max() < 1e-4  # the last step is without noise
+
+
+def test_noise_is_what_langevin_dynamics_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a score each step adds a variance of twice its own level's."""
+    structure = random_set(3, 30).take([1])
+    count = 3000
+    crystals = next(iter(by_size(structure).values())).take(torch.zeros(count, dtype=torch.long))
+    model = build("cdvae", TINY["cdvae"] | {"levels": 3, "largest": 0.4, "smallest": 0.1})
+    assert isinstance(model, CdvaeModel)
+    model.fit(structure)
+    monkeypatch.setattr(model, "moves", lambda frac_coords, *_: torch.zeros_like(frac_coords))
+    streams = Streams([np.random.default_rng(index) for index in range(count)])
+    again = Streams([np.random.default_rng(index) for index in range(count)])
+    with torch.no_grad():
+        made, cells = model.eval().sample(crystals.numbers, crystals.properties, streams, SampleSettings(steps=6))
+    again.normal(model.config.latent)
+    sites = crystals.numbers.shape[1]
+    walked = shortest(made - again.uniform(sites, 3)) @ cells
+    variance = 2 * 2 * (0.4**2 + 0.2**2 + 0.1**2) * (1 - 1 / sites)  # two steps a level, the common shift taken off
+    assert walked.square().mean().item() == pytest.approx(variance, rel=0.1)
 
 
 def test_free_samples_have_atoms_of_the_training_set(model: CdvaeModel) -> None:
