@@ -3,8 +3,9 @@
 As there: a graph network encodes a crystal into a latent vector, from which the number of atoms, the composition and
 the cell are predicted, and which conditions a second, equivariant network that denoises coordinates by annealed
 Langevin dynamics. Other than there: both networks are PaiNN; the cell is told from the volume that the composition
-usually has; elements are not denoised, and neither noise nor moves shift a crystal as a whole; and a prior of the
-latent vector given the composition is learnt beside, so that a composition can be asked for.
+usually has, and shown to the encoder; elements are not denoised, and neither noise nor moves shift a crystal as a
+whole; latent vectors are drawn by a flow that is learnt beside, given a composition or without, not from a normal
+distribution; and each step of the dynamics adds as much noise as keeps its level.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from importlib.resources import files
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,11 @@ from unimat_search.unimat.volume_model import VolumeModel
 WEIGHTS = "cdvae-zero-shot.safetensors"
 MAX_SITES = 64
 """Numbers of atoms that can be predicted."""
+
+FREE_RATE = 0.1
+"""How often the flow of latent vectors learns without the composition."""
+
+FLOW_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -78,9 +85,10 @@ class CdvaeModel(VolumeModel):
         self.config = config
         width, latent = config.network.width, config.latent
         self.encoder = GraphNetwork(config.encoder, context=0)
-        self.to_latent = _mlp(config.encoder.width, width, 2 * latent)
+        self.to_latent = _mlp(config.encoder.width + CELL_SIZE, width, 2 * latent)
         self.composition = nn.Embedding(MAX_ATOMIC_NUMBER + 1, width)
-        self.prior = _mlp(width, 2 * width, 2 * latent)
+        self.size = nn.Embedding(MAX_SITES + 1, width)
+        self.flow = _mlp(latent + 1 + width, 4 * width, 4 * width, latent)
         self.to_sites = _mlp(latent, width, MAX_SITES + 1)
         self.to_composition = _mlp(latent, width, MAX_ATOMIC_NUMBER + 1)
         self.to_cell = _mlp(latent + width, width, CELL_SIZE)
@@ -97,13 +105,21 @@ class CdvaeModel(VolumeModel):
             raise ValueError(f"cells of more than {MAX_SITES} atoms can't be trained on; set data.max_sites")
         super().fit(structures)
 
+    @property
+    def makes_compositions(self) -> bool:
+        """From latent vectors."""
+        return True
+
+    def positions(self, sites: int) -> int:
+        """Pairs weigh as much as sites from eight sites on."""
+        return sites * max(1, sites // 8)
+
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """CDVAE's losses, and the likelihood of the latent vector given the composition."""
+        """CDVAE's losses, and the flow's of the latent vector given the composition."""
         numbers, device = batch.numbers, batch.numbers.device
-        mean, log_std = self.encode(batch)
-        drawn = torch.randn(mean.shape, generator=generator, device=device)
-        latent = mean + log_std.exp() * drawn  # (b, z)
         cells = self.encode_cells(batch.cells, numbers)
+        mean, log_std = self.encode(batch)
+        latent = mean + log_std.exp() * torch.randn(mean.shape, generator=generator, device=device)  # (b, z)
         level = torch.randint(len(self.sigmas), (len(batch),), generator=generator, device=device)
         noise = without_drift(torch.randn(batch.frac_coords.shape, generator=generator, device=device))
         sigma = self.sigmas[level]  # (b,)
@@ -119,32 +135,50 @@ class CdvaeModel(VolumeModel):
                 self.to_composition(latent).unsqueeze(2).expand(-1, -1, numbers.shape[1]), numbers
             ),
             "divergence": 0.5 * (mean.square() + (2 * log_std).exp() - 2 * log_std - 1).sum(-1).mean(),
-            "prior": self._surprise(latent.detach(), numbers),
+            "flow": self._flow_loss(latent.detach(), numbers, generator),
         }
         config = self.config
         loss = config.coords_weight * parts["coords"] + config.cell_weight * parts["cell"]
         loss = loss + parts["sites"] + parts["composition"] + config.beta * parts["divergence"]
-        return {"loss": loss + config.beta * parts["prior"], **parts}
+        return {"loss": loss + parts["flow"], **parts}
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the deviation of crystals' latent vectors. (b, z) each."""
         graph = neighbour_graph(batch.frac_coords, batch.cells, self.config.encoder)
         scalars, _ = self.encoder(batch.numbers, graph)
-        mean, log_std = self.to_latent(scalars.mean(1)).chunk(2, dim=-1)
+        seen = torch.cat([scalars.mean(1), self.encode_cells(batch.cells, batch.numbers)], dim=-1)
+        mean, log_std = self.to_latent(seen).chunk(2, dim=-1)
         return mean, log_std.clamp(-8.0, 4.0)
 
-    def latent_prior(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, from the composition alone. (b, n) -> (b, z) each."""
-        mean, log_std = self.prior(self.composition(numbers).mean(1)).chunk(2, dim=-1)
-        return mean, log_std.clamp(-8.0, 4.0)
+    def describe(self, numbers: Tensor) -> Tensor:
+        """Features of a composition and its number of atoms. (b, n) -> (b, w)."""
+        size = numbers.new_tensor(min(numbers.shape[1], MAX_SITES))
+        described: Tensor = self.composition(numbers).mean(1) + self.size(size)
+        return described
 
-    def _surprise(self, latent: Tensor, numbers: Tensor) -> Tensor:
-        mean, log_std = self.latent_prior(numbers)
-        return (0.5 * ((latent - mean) / log_std.exp()).square() + log_std).sum(-1).mean()
+    def _flow_loss(self, latent: Tensor, numbers: Tensor, generator: torch.Generator) -> Tensor:
+        """Squared error of the velocity on straight paths from noise (Lipman et al., arXiv:2210.02747)."""
+        noise = torch.randn(latent.shape, generator=generator, device=latent.device)
+        draws = torch.rand((2, len(latent), 1), generator=generator, device=latent.device)
+        time, told = draws[0], draws[1] >= FREE_RATE
+        velocity = self._velocity((1 - time) * noise + time * latent, time, told * self.describe(numbers))
+        return F.mse_loss(velocity, latent - noise)
+
+    def _velocity(self, latent: Tensor, time: Tensor, described: Tensor) -> Tensor:
+        velocity: Tensor = self.flow(torch.cat([latent, time, described], dim=-1))
+        return velocity
+
+    def draw_latent(self, noise: Tensor, described: Tensor) -> Tensor:
+        """Latent vectors from noise (b, z): those of a composition, or with features of zero those of any."""
+        latent = noise
+        for step in range(FLOW_STEPS):
+            time = torch.full_like(noise[:, :1], (step + 0.5) / FLOW_STEPS)
+            latent = latent + self._velocity(latent, time, described) / FLOW_STEPS
+        return latent
 
     def predict_cells(self, latent: Tensor, numbers: Tensor) -> Tensor:
         """Standardised cells. (b, z), (b, n) -> (b, 6)."""
-        predicted: Tensor = self.to_cell(torch.cat([latent, self.composition(numbers).mean(1)], dim=-1))
+        predicted: Tensor = self.to_cell(torch.cat([latent, self.describe(numbers)], dim=-1))
         return predicted
 
     def moves(self, frac_coords: Tensor, cells: Tensor, numbers: Tensor, latent: Tensor, sigma: Tensor) -> Tensor:
@@ -164,14 +198,15 @@ class CdvaeModel(VolumeModel):
     ) -> tuple[Tensor, Tensor]:
         """See `CrystalModel.sample`: annealed Langevin dynamics (Song and Ermon, arXiv:1907.05600).
 
-        Steps are shared out evenly over the levels, at least one each, and a last one goes without noise. Properties
-        are not heeded: the model has no place for them.
+        Steps are shared out evenly over the levels, at least one each, and a last one goes without noise. A step is of
+        sigma squared, which leads to where the crystal is expected, and noise of sigma keeps the level; as published,
+        sqrt(2) sigma would leave more than the network was trained on. Properties are not heeded: the model has no
+        place for them.
         """
         if settings.sampler not in (None, "langevin"):
             raise ValueError(f"the cdvae model has no sampler {settings.sampler!r}; it has langevin")
         device, sites = numbers.device, numbers.shape[1]
-        mean, log_std = self.latent_prior(numbers)
-        latent = mean + log_std.exp() * streams.normal(self.config.latent).to(device)
+        latent = self.draw_latent(streams.normal(self.config.latent).to(device), self.describe(numbers))
         cells = self.decode_cells(self.predict_cells(latent, numbers), numbers)
         to_frac = torch.linalg.inv(cells)
         frac_coords = streams.uniform(sites, 3).to(device)
@@ -179,18 +214,19 @@ class CdvaeModel(VolumeModel):
         for sigma in self.sigmas:
             level = sigma.expand(len(numbers))
             for _ in range(times):
-                noise = streams.normal(sites, 3).to(device)
-                way = self.moves(frac_coords, cells, numbers, latent, level) + math.sqrt(2) * without_drift(noise)
+                noise = without_drift(streams.normal(sites, 3).to(device))
+                way = self.moves(frac_coords, cells, numbers, latent, level) + noise
                 frac_coords = frac_coords + (sigma * way) @ to_frac
         last = self.moves(frac_coords, cells, numbers, latent, level)
         return (frac_coords + (level[0] * last) @ to_frac) % 1.0, cells
 
     def compositions(self, streams: Streams) -> list[Tensor]:
-        """Atomic numbers (n,) of latent vectors drawn from the standard normal prior."""
-        device = self.sigmas.device
-        latent = streams.normal(self.config.latent).to(device)
-        sites = 1 + self.to_sites(latent)[:, 1:].argmax(-1)
-        shares = self.to_composition(latent).masked_fill(~self.seen_elements, -torch.inf).softmax(-1)
+        """Atomic numbers (n,) of latent vectors of any composition; `sample` draws a latent vector of it then."""
+        noise = streams.normal(self.config.latent).to(self.sigmas.device)
+        with torch.no_grad():
+            latent = self.draw_latent(noise, noise.new_zeros(len(noise), self.config.network.width))
+            sites = 1 + self.to_sites(latent)[:, 1:].argmax(-1)
+            shares = self.to_composition(latent).masked_fill(~self.seen_elements, -torch.inf).softmax(-1)
         return [_apportioned(share.cpu(), int(count)) for share, count in zip(shares, sites, strict=True)]
 
 
@@ -203,8 +239,9 @@ def _apportioned(shares: Tensor, count: int) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(shares)), whole.long())
 
 
-def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
+def _mlp(*widths: int) -> nn.Sequential:
+    layers = [nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths)]
+    return nn.Sequential(*[part for layer in layers for part in (nn.SiLU(), layer)][1:])
 
 
 def cdvae(

@@ -13,9 +13,12 @@ from pymatgen.core import Composition
 from scipy.optimize import linprog
 
 BOUNDS = (-0.005, 0.005, 0.025, 0.1)
-"""Of e_above_hull, eV/atom: below the hull, where a structure is lower than all that is known; on it, stable;
+"""Of e_above_hull, eV/atom: below the hull, where a structure is lower than all phases of the reference; on it, stable;
 metastable (the UniMat paper's bound), and that in a wider sense. A known phase found again lies at zero up to where its
 relaxation stopped, so nothing is counted by the sign."""
+
+STABLE = BOUNDS[1]
+"""A structure below it counts as stable."""
 
 LEAST = 1e-9
 """Smaller shares in a mixture are rounding."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -82,16 +83,27 @@ def shipped(potential: str) -> Traversable:
     return HULLS / f"{file_stem(potential)}.csv.gz"
 
 
+def hull_digest(source: str, potential: str) -> str:
+    """Eight digits that change with the phases of a hull; empty where they are not in a file, or in none yet."""
+    file = Path(source) if source else shipped(potential)
+    if source in (NONE, MATERIALS_PROJECT) or not file.is_file():
+        return ""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+
+
 def _error(potential: str) -> str:
     """How far the potential's decomposition energies are from the Materials Project's, in words."""
     file = HULLS / f"{file_stem(potential)}.json"
     if not file.is_file():
         return ""
-    own = json.loads(file.read_text(encoding="utf-8"))["potential"]
+    checked = json.loads(file.read_text(encoding="utf-8"))
+    whole, own = checked["relaxed"], checked["potential"]
     return (
-        f" (the potential's own error, by {own['n']} of them: e_above_hull is off by {own['above_hull']:.3f} eV/atom "
-        f"on average, decomposition_energy by {own['decomposition']:.3f}; which are on the hull, DFT agrees for "
-        f"{100 * own['stable_agree']:.0f} %)"
+        f" (of {whole['n']} of them, against the Materials Project's hull: e_above_hull is off by "
+        f"{whole['above_hull']:.3f} eV/atom on average, decomposition_energy, which counts where a composition has no "
+        f"phase yet, by {whole['decomposition']:.3f}; which are on the hull, both agree for "
+        f"{100 * whole['stable_agree']:.0f} %; the potential's own error, with the same phases in both hulls: "
+        f"{own['above_hull']:.3f} and {own['decomposition']:.3f})"
     )
 
 

@@ -13,12 +13,12 @@ import numpy as np
 from pymatgen.core import Composition, Structure
 from scipy.stats import spearmanr
 
+from unimat_search.eval.hull_sources import hull_digest
 from unimat_search.eval.metrics import summarise_deltas
-from unimat_search.eval.parallel import quiet
-from unimat_search.eval.proxy import VERSION
+from unimat_search.eval.parallel import load_relaxer, quiet
 from unimat_search.eval.report import Row, Section, hull_counts, number, with_interval
 from unimat_search.eval.trials import estimate
-from unimat_search.evaluate import NAMES, Benchmark, evaluate, read_samples
+from unimat_search.evaluate import NAMES, TABLE_VERSION, Benchmark, evaluate, read_samples
 from unimat_search.files import write_whole
 from unimat_search.generation import load_generators
 from unimat_search.protocol import StructureGenerator
@@ -51,18 +51,23 @@ def sample_freely(generator: StructureGenerator, n: int, benchmark: Benchmark, *
     Every generator of the second kind is asked for the same compositions.
 
     Args:
-        generator: With a method `generate_freely(n, *, seed)`, it makes them itself.
+        generator: See `makes_compositions`.
         n: How many.
         benchmark: Whose training set compositions are drawn from.
         seed: Of the samples and of the draw.
     """
     with quiet():
-        if hasattr(generator, "generate_freely"):
-            made = list(generator.generate_freely(n, seed=seed))[:n]
+        if makes_compositions(generator):
+            made = list(generator.generate_freely(n, seed=seed))[:n]  # type: ignore[attr-defined]
             return made + [FailedAttempt("the generator gave fewer samples")] * (n - len(made))
         source = benchmark.train or benchmark.test
         rows = np.random.default_rng(seed).integers(len(source), size=n)
         return [_one(generator, source.take([row]).numbers.tolist(), seed + index) for index, row in enumerate(rows)]
+
+
+def makes_compositions(generator: StructureGenerator) -> bool:
+    """Whether it has a method `generate_freely(n, *, seed)` that, by its own account, does not draw them from data."""
+    return hasattr(generator, "generate_freely") and bool(getattr(generator, "makes_compositions", True))
 
 
 def _one(generator: StructureGenerator, numbers: Sequence[int], seed: int) -> Structure | FailedAttempt:
@@ -133,16 +138,17 @@ def reproduce(
             raise UserError(generator)
         loaded[name] = generator
     _same_run(out, settings)
+    kind = f"-{_stem(f'{relaxer.label}-{hull}-{hull_digest(hull, load_relaxer(relaxer).name)}')}" if relaxer else ""
     tables: dict[str, Any] = {}
     for name, generator in loaded.items():
         on_progress(len(tables), len(generators))
         samples = out / f"{_stem(name)}.parquet"
         if not samples.is_file():
             write_samples(sample_freely(generator, n, benchmark, seed=seed), samples)
-        kind = f"-{_stem(f'{relaxer.label}-{hull}')}" if relaxer else ""
-        table = out / f"{_stem(name)}{kind}-{VERSION}.json"
+        table = out / f"{_stem(name)}{kind}-{TABLE_VERSION}.json"
         if not table.is_file():
             found = evaluate(read_samples(samples), benchmark, relaxer=relaxer, hull=hull, workers=workers)
+            found["makes_compositions"] = makes_compositions(generator)
             write_whole(table, json.dumps(found, indent=1) + "\n")
         tables[name] = json.loads(table.read_text(encoding="utf-8"))
     on_progress(len(tables), len(generators))

@@ -127,7 +127,7 @@ def test_exact_moves_lead_to_the_crystal(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_noise_is_what_langevin_dynamics_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a score each step adds a variance of twice its own level's."""
+    """Without a score each step adds its own level's variance."""
     structure = random_set(3, 30).take([1])
     count = 3000
     crystals = next(iter(by_size(structure).values())).take(torch.zeros(count, dtype=torch.long))
@@ -142,7 +142,7 @@ def test_noise_is_what_langevin_dynamics_asks_for(monkeypatch: pytest.MonkeyPatc
     again.normal(model.config.latent)
     sites = crystals.numbers.shape[1]
     walked = shortest(made - again.uniform(sites, 3)) @ cells
-    variance = 2 * 2 * (0.4**2 + 0.2**2 + 0.1**2) * (1 - 1 / sites)  # two steps a level, the common shift taken off
+    variance = 2 * (0.4**2 + 0.2**2 + 0.1**2) * (1 - 1 / sites)  # two steps a level, the common shift taken off
     assert walked.square().mean().item() == pytest.approx(variance, rel=0.1)
 
 

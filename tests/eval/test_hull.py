@@ -88,13 +88,13 @@ def test_laws_of_hulls(found: list[Phase], random: Any) -> None:
     for phase in found:
         composition = Composition(phase.reduced_formula)
         point = hull.at(composition)
-        assert point.e_above_hull(phase.formation_energy_per_atom) >= -1e-9  # no phase is below its hull
+        assert point.e_above_hull(phase.formation_energy_per_atom) >= -1e-6  # no phase is below its hull
         assert point.competing is not None
-        assert point.competing >= point.energy - 1e-9
+        assert point.competing >= point.energy - 1e-6
         assert sum(point.products.values()) == pytest.approx(1.0)
         assert phase.reduced_formula not in point.products
-        assert other.at(composition).energy == pytest.approx(point.energy, abs=1e-9)
-        assert fewer.at(composition).energy >= point.energy - 1e-9  # a phase more never lifts it
+        assert other.at(composition).energy == pytest.approx(point.energy, abs=1e-6)
+        assert fewer.at(composition).energy >= point.energy - 1e-6  # a phase more never lifts it
 
 
 @given(phases)
@@ -111,8 +111,8 @@ def test_hulls_are_pymatgens(found: list[Phase]) -> None:
         whole = PhaseDiagram(entries)
         others = PhaseDiagram([one for one in entries if one.composition.reduced_formula != phase.reduced_formula])
         point = hull.at(composition)
-        assert point.energy == pytest.approx(whole.get_hull_energy_per_atom(composition), abs=1e-9)
-        assert point.competing == pytest.approx(others.get_hull_energy_per_atom(composition), abs=1e-9)
+        assert point.energy == pytest.approx(whole.get_hull_energy_per_atom(composition), abs=1e-6)
+        assert point.competing == pytest.approx(others.get_hull_energy_per_atom(composition), abs=1e-6)
 
 
 def test_hulls_of_many_elements() -> None:
@@ -342,7 +342,7 @@ def test_the_hull_that_ships() -> None:
     references = load_references("chgnet-0.3.0")
     hull = load_hull("", [NACL], references)
     assert hull is not None
-    assert hull.reference.startswith("chgnet-0.3.0, 33963 phases (the potential's own error, by 5000 of them")
+    assert hull.reference.startswith("chgnet-0.3.0, 33963 phases (of 5000 of them, against the Materials Project's")
     salt = hull.at(Composition("NaCl"))
     assert salt.e_above_hull(-2.071) == pytest.approx(0.0, abs=2e-3)
     assert salt.products == pytest.approx({"Na": 1 / 3, "NaCl3": 2 / 3})

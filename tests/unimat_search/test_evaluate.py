@@ -4,6 +4,7 @@ import json
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from pymatgen.core import Lattice, Structure
@@ -108,11 +109,46 @@ def test_stability_of_samples(data_dir: Path) -> None:
     assert table["convergence_rate"] == 1.0
     assert table["n_hull_distances"] == 3
     assert 1 <= table["n_stable"] <= 2  # CuAu may be below its elements, NiAl can't be below the hull
-    assert table["stable_unique_new"] == pytest.approx(table["n_stable"] / 3)
+    assert table["stable_unique_new"] == pytest.approx(table["n_stable"] / 3)  # all three are unique and new
     assert table["displacement"] == pytest.approx(0.0, abs=1e-3)
     assert table["energy_distance"] == pytest.approx(0.0, abs=1e-9)
     without = evaluate(samples, read_benchmark("mp-20", data_dir), relaxer=Spec.parse("emt"), hull="none", workers=1)
     assert without["stable_unique_new"] is None
+
+
+def test_crystals_that_relax_into_one_count_once_and_not_as_new(data_dir: Path) -> None:
+    """Four noisy copies of a training crystal are new as they are, but not once relaxed; four of another are one."""
+    rng = np.random.default_rng(0)
+    write_parquet(from_structures([("cu-pd", alloy("Cu", "Pd", 3.0))]), data_dir / "mp_20" / "train.parquet")
+    made = [alloy("Cu", "Pd", 3.0).perturb(0.25) for _ in range(4)] + [TEST["cu-au"].copy() for _ in range(4)]
+    for structure in made[4:]:
+        structure.apply_strain(float(rng.uniform(-0.02, 0.08)))
+    write_parquet(from_structures((str(k), one) for k, one in enumerate(made)), data_dir / "samples.parquet")
+    hull = data_dir / "phases.csv"
+    samples = read_samples(data_dir / "samples.parquet")
+    benchmark, emt = read_benchmark("mp-20", data_dir), Spec.parse("emt")
+    for energy in (5.0, 0.0):
+        hull.write_text(f"formula,formation_energy_per_atom\nCuAu,{energy}\nCuPd,{energy}\n")
+        table = evaluate(samples, benchmark, relaxer=emt, hull=str(hull), workers=1)
+        assert table["convergence_rate"] == 1.0
+        assert table["n_stable"] == 8
+        assert table["stable_unique_new"] == pytest.approx(1 / 8)
+
+
+def test_charges_make_no_other_element(tmp_path: Path) -> None:
+    oxide = Structure(Lattice.cubic(4), ["Fe2+", "Fe3+", "O2-"], [[0.0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5]])
+    oxide.to(str(tmp_path / "oxide.cif"))
+    (read,) = read_samples(tmp_path).structures.values()
+    assert read.composition.reduced_formula == "Fe2O"
+    assert len(read.composition) == 2
+
+
+def test_what_would_take_hours_is_left_out(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unimat_search.evaluate.MOST_PAIRS", 2)
+    samples = read_samples(data_dir / "mp_20" / "test.parquet")
+    table = evaluate(samples, read_benchmark("mp-20", data_dir), workers=1)
+    assert table["match_rate_at_1"] == 1.0
+    assert table["match_everyone_rate"] is None
 
 
 def test_the_command(data_dir: Path) -> None:

@@ -12,8 +12,7 @@ from pymatgen.core import Structure
 from tests.unimat.crystals import TINY, random_set, tiny_model
 from tests.unimat_search.test_evaluate import alloy
 from unimat_search.cli import main
-from unimat_search.eval.proxy import VERSION
-from unimat_search.evaluate import read_benchmark, read_samples
+from unimat_search.evaluate import TABLE_VERSION, read_benchmark, read_samples
 from unimat_search.free_samples import pairs, predictions, sample_freely, write_samples
 from unimat_search.generation import load_generators
 from unimat_search.protocol import StructureGenerator
@@ -96,9 +95,10 @@ def test_the_commands_go_on_with_what_is_there(data_dir: Path, tmp_path: Path) -
     assert result.exit_code == 0, result.output
     assert os.environ.get("UNIMAT_SEARCH_DATA") == before
     assert "UniMat (paper)" in result.output
+    assert "Given compositions and numbers of atoms of training crystals: uniform, substitution;" in result.output
     kept = {file.name: file.read_bytes() for file in out.iterdir()}
-    assert {"uniform.parquet", "substitution.parquet", f"uniform-{VERSION}.json", "rq1.md"} <= set(kept)
-    assert json.loads(kept[f"substitution-{VERSION}.json"])["n_generated"] == 4
+    assert {"uniform.parquet", "substitution.parquet", f"uniform-{TABLE_VERSION}.json", "rq1.md"} <= set(kept)
+    assert json.loads(kept[f"substitution-{TABLE_VERSION}.json"])["n_generated"] == 4
     (data_dir / "phases.csv").write_text("formula,formation_energy_per_atom\nNiAl,-0.5\n")
     relaxed = ["--relaxer", "emt", "--hull", str(data_dir / "phases.csv")]
     result = CliRunner().invoke(main, ["reproduce", "rq4", *options, *relaxed])
@@ -106,10 +106,9 @@ def test_the_commands_go_on_with_what_is_there(data_dir: Path, tmp_path: Path) -
     assert "substitution against uniform" in result.output
     assert "phases.csv, 1 phases" in result.output
     assert {name: (out / name).read_bytes() for name in kept} == kept
-    (data_dir / "others.csv").write_text("formula,formation_energy_per_atom\nNiAl,-0.5\nCuNi,-0.1\n")
-    elsewhere = ["--relaxer", "emt", "--hull", str(data_dir / "others.csv")]
-    result = CliRunner().invoke(main, ["reproduce", "rq4", *options, *elsewhere])
-    assert "phases.csv" not in result.output
+    (data_dir / "phases.csv").write_text("formula,formation_energy_per_atom\nNiAl,-0.5\nCuNi,-0.1\n")
+    result = CliRunner().invoke(main, ["reproduce", "rq4", *options, *relaxed])
+    assert "phases.csv, 2 phases" in result.output, "another hull in the same file is another"
     other = CliRunner().invoke(main, ["reproduce", "rq1", *options, "--seed", "1"])
     assert other.exit_code == 2
     assert "seed = 0, not 1" in other.output

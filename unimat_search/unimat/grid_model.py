@@ -69,6 +69,11 @@ class GridModel(CrystalModel):
         super().fit(structures)
         self.fit_cells(cell_to_vector(torch.from_numpy(structures.cells.astype(np.float64))))
 
+    @property
+    def makes_compositions(self) -> bool:
+        """If it is told of none."""
+        return self.config.condition == "none"
+
     def positions(self, sites: int) -> int:  # noqa: ARG002
         """The whole grid, whatever the crystal."""
         return int(np.prod(self.grid.shape))

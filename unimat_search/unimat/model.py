@@ -128,6 +128,11 @@ class CrystalModel(nn.Module, ABC):
         """Whether the training data had different values of a property."""
         return bool(self.properties_std[PROPERTIES.index(name)] > 0)
 
+    @property
+    def makes_compositions(self) -> bool:
+        """Whether `compositions` are the model's own making, not the training data's."""
+        return False
+
     @abstractmethod
     def positions(self, sites: int) -> int:
         """Positions that the denoiser computes for a crystal of so many sites: what memory is reckoned by."""

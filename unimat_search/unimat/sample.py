@@ -167,6 +167,11 @@ class UniMatGenerator:
                 renewed[row] = numbers[place].cpu(), frac_coords[place].cpu(), cells[place].cpu()
         return renewed
 
+    @property
+    def makes_compositions(self) -> bool:
+        """Whether `generate_freely` makes compositions, and does not draw them from the model's training data."""
+        return self.model.makes_compositions
+
     def generate_freely(self, n: int, *, seed: int) -> list[Structure | FailedAttempt]:
         """Structures of compositions that the model draws or makes itself."""
         streams = Streams([np.random.default_rng([seed, index]) for index in range(n)])
