@@ -37,6 +37,9 @@ MAX_SITES = 64
 FREE_RATE = 0.1
 """How often the flow of latent vectors learns without the composition."""
 
+FLOW_DRAWS = 16
+"""Points on the flow's paths that it learns from for each crystal: it costs little beside the graphs."""
+
 FLOW_STEPS = 50
 
 
@@ -48,6 +51,8 @@ class CdvaeConfig:
         encoder: Size of the encoder.
         network: Of the decoder.
         latent: Length of the latent vector.
+        flow_width: Width of the network that draws latent vectors.
+        flow_layers: Its hidden layers.
         levels: Levels of noise.
         largest: Standard deviation of the largest, angstrom.
         smallest: Of the smallest.
@@ -59,6 +64,8 @@ class CdvaeConfig:
     encoder: GraphConfig = field(default_factory=lambda: GraphConfig(layers=2))
     network: GraphConfig = field(default_factory=GraphConfig)
     latent: int = 128
+    flow_width: int = 512
+    flow_layers: int = 3
     levels: int = 50
     largest: float = 10.0
     smallest: float = 0.01
@@ -67,7 +74,7 @@ class CdvaeConfig:
     cell_weight: float = 10.0
 
     def __post_init__(self) -> None:
-        at_least_one(self, "latent", "levels", where="model")
+        at_least_one(self, "latent", "flow_width", "flow_layers", "levels", where="model")
         if not 0 < self.smallest <= self.largest:
             raise ValueError(
                 f"model.smallest and model.largest must rise from above 0, got {self.smallest}, {self.largest}"
@@ -88,7 +95,7 @@ class CdvaeModel(VolumeModel):
         self.to_latent = _mlp(config.encoder.width + CELL_SIZE, width, 2 * latent)
         self.composition = nn.Embedding(MAX_ATOMIC_NUMBER + 1, width)
         self.size = nn.Embedding(MAX_SITES + 1, width)
-        self.flow = _mlp(latent + 1 + width, 4 * width, 4 * width, latent)
+        self.flow = _mlp(latent + 1 + width, *(config.flow_layers * [config.flow_width]), latent)
         self.to_sites = _mlp(latent, width, MAX_SITES + 1)
         self.to_composition = _mlp(latent, width, MAX_ATOMIC_NUMBER + 1)
         self.to_cell = _mlp(latent + width, width, CELL_SIZE)
@@ -158,10 +165,12 @@ class CdvaeModel(VolumeModel):
 
     def _flow_loss(self, latent: Tensor, numbers: Tensor, generator: torch.Generator) -> Tensor:
         """Squared error of the velocity on straight paths from noise (Lipman et al., arXiv:2210.02747)."""
+        latent = latent.repeat(FLOW_DRAWS, 1)
         noise = torch.randn(latent.shape, generator=generator, device=latent.device)
         draws = torch.rand((2, len(latent), 1), generator=generator, device=latent.device)
         time, told = draws[0], draws[1] >= FREE_RATE
-        velocity = self._velocity((1 - time) * noise + time * latent, time, told * self.describe(numbers))
+        described = told * self.describe(numbers).repeat(FLOW_DRAWS, 1)
+        velocity = self._velocity((1 - time) * noise + time * latent, time, described)
         return F.mse_loss(velocity, latent - noise)
 
     def _velocity(self, latent: Tensor, time: Tensor, described: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from unimat_search.unimat.structures import PROPERTIES, StructureSet
 GRAPH = {"width": 16, "told": 16, "layers": 2, "neighbours": 8, "distances": 6}
 
 TINY: dict[str, dict[str, Any]] = {
-    "cdvae": {"encoder": GRAPH, "network": GRAPH, "latent": 8, "levels": 4},
+    "cdvae": {"encoder": GRAPH, "network": GRAPH, "latent": 8, "flow_width": 32, "levels": 4},
     "slots": {"network": {"width": 32, "layers": 2, "heads": 4, "frequencies": 3, "distances": 4}},
     "unet": {
         "network": {"width": 8, "blocks": 1, "head": 8},
