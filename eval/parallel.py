@@ -241,7 +241,7 @@ def _worker_relaxer(label: str) -> Relaxer:
 def _relax_chunk(spec: Spec, settings: RelaxSettings, structures: list[Structure]) -> list[Relaxation]:
     """Relax in a worker; every structure gets its row whatever the relaxer does."""
     with quiet():
-        relaxer = _worker_relaxer(spec.label)
+        relaxer = _worker_relaxer(spec.text)
         results = dict.fromkeys(range(len(structures)), Relaxation(-1, detail="the relaxer gave no result for it"))
         try:
             for result in relaxer.relax(structures, settings):

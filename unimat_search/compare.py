@@ -110,10 +110,22 @@ class CompareSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or not (name != "seed") <= value <= largest:
                 raise ValueError(f"{name} must be a whole number from {int(name != 'seed')} to {largest}, got {value}")
-        specs = [Spec.parse(text) for text in self.generators]
-        for i, spec in enumerate(specs):
-            if any((spec.name, spec.options) == (other.name, other.options) for other in specs[:i]):
-                raise ValueError(f"generator {spec.label!r} is given twice")
+        for i, spec in enumerate(self.specs):
+            others = self.specs[:i]
+            if any((spec.name, spec.options) == (other.name, other.options) for other in others):
+                raise ValueError(f"generator {spec.text!r} is given twice")
+            if any(spec.label == other.label for other in others):
+                raise ValueError(f"two generators have the label {spec.label!r}; give one of them another")
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """The generators."""
+        return tuple(map(Spec.parse, self.generators))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The generators' names in rows and tables."""
+        return tuple(spec.label for spec in self.specs)
 
     def joined_by(self, generators: Sequence[str]) -> CompareSettings:
         """The same with further generators; those that it has stay where they are."""
@@ -148,16 +160,17 @@ class Search:
     formula: Formula
     shares: Sequence[tuple[int, int]]
 
-    def tasks(self, generator: str, seed: int) -> list[Task]:
+    def tasks(self, generator: Spec, seed: int) -> list[Task]:
         """One task for each number of formula units."""
         return [
             Task(
-                generator,
+                generator.label,
                 self.formula.reduced_formula,
                 units,
                 self.formula.cell(units).alphabetical_formula,
                 n,
                 seed,
+                generator.text,
             )
             for units, n in self.shares
         ]
@@ -202,7 +215,7 @@ def run_comparison(
     references = references_for(relaxer, potential, elements, workers=workers)
     for symbol in references.missing(Composition(dict.fromkeys(elements, 1))):
         log.warning("no %s reference for %s: formation energies with it stay empty", potential, symbol)
-    tasks = [t for s in searches for spec in settings.generators for t in s.tasks(spec, settings.seed)]
+    tasks = [t for s in searches for spec in settings.specs for t in s.tasks(spec, settings.seed)]
     with Store(out / RESULTS) as store:
         _run(tasks, generators, store, relaxer, settings, references, known, workers, on_progress)
         planned = {task.key(index) for task in tasks for index in range(task.n)}
@@ -384,11 +397,11 @@ def summarise(
         known: The known structures.
         hull: What hull distances are counted from.
     """
-    first = settings.generators[0]
+    first = settings.labels[0]
     columns = by_column(sorted(records, key=lambda record: (record.formula_units, record.index)))
     compositions: list[dict[str, Any]] = []
     for search in plan(settings):
-        own = {spec: columns.get((search.formula.reduced_formula, spec), []) for spec in settings.generators}
+        own = {label: columns.get((search.formula.reduced_formula, label), []) for label in settings.labels}
         point = hull.at(search.formula.cell(1)) if hull else None
         compositions.append(
             {
@@ -396,16 +409,16 @@ def summarise(
                 "reduced_formula": search.formula.reduced_formula,
                 "missing_references": references.missing(search.formula.cell(1)),
                 "generators": {
-                    spec: _summarise_generator(
-                        rows, own[first] if spec != first else [], search, point, known=_is_known(search, known)
+                    label: _summarise_generator(
+                        rows, own[first] if label != first else [], search, point, known=_is_known(search, known)
                     )
-                    for spec, rows in own.items()
+                    for label, rows in own.items()
                 },
             }
         )
     return {
-        "generators": list(settings.generators),
-        "reference_generator": settings.generators[0],
+        "generators": list(settings.labels),
+        "reference_generator": first,
         "potential": references.potential,
         "elemental_references": references.origin,
         "hull_reference": hull.reference if hull else None,
@@ -414,11 +427,11 @@ def summarise(
         "matcher": asdict(settings.matcher) if known is not None else None,
         "compositions": compositions,
         "overall": {
-            spec: summarise_overall(
-                [entry["generators"][spec] for entry in compositions],
-                [record for record in records if record.generator == spec],
+            label: summarise_overall(
+                [entry["generators"][label] for entry in compositions],
+                [record for record in records if record.generator == label],
             )
-            for spec in settings.generators
+            for label in settings.labels
         },
     }
 

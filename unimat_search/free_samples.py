@@ -138,14 +138,16 @@ def reproduce(
             raise UserError(generator)
         loaded[name] = generator
     _same_run(out, settings)
-    kind = f"-{_stem(f'{relaxer.label}-{hull}-{hull_digest(hull, load_relaxer(relaxer).name)}')}" if relaxer else ""
+    kind = f"-{_stem(f'{relaxer.text}-{hull}-{hull_digest(hull, load_relaxer(relaxer).name)}')}" if relaxer else ""
     tables: dict[str, Any] = {}
+    texts = {spec.label: spec.text for spec in map(Spec.parse, generators)}
     for name, generator in loaded.items():
         on_progress(len(tables), len(generators))
-        samples = out / f"{_stem(name)}.parquet"
+        stem = _stem(texts[name])
+        samples = out / f"{stem}.parquet"
         if not samples.is_file():
             write_samples(sample_freely(generator, n, benchmark, seed=seed), samples)
-        table = out / f"{_stem(name)}{kind}-{TABLE_VERSION}.json"
+        table = out / f"{stem}{kind}-{TABLE_VERSION}.json"
         if not table.is_file():
             found = evaluate(read_samples(samples), benchmark, relaxer=relaxer, hull=hull, workers=workers)
             found["makes_compositions"] = makes_compositions(generator)

@@ -27,34 +27,34 @@ ROUND = 8
 
 
 def load_generators(specs: Sequence[str]) -> dict[str, StructureGenerator | str]:
-    """Build the generators; one that can't be built is the reason in its place, and a warning.
+    """Build the generators, by label; one that can't be built is the reason in its place, and a warning.
 
     Raises:
         UnknownPluginError: If a name is unknown.
         PluginError: If none of them can be built.
     """
     loaded: dict[str, StructureGenerator | str] = {}
-    for text in specs:
+    for spec in map(Spec.parse, specs):
         try:
-            loaded[text] = _load(text)
+            loaded[spec.label] = _load(spec)
         except UnknownPluginError:
             raise
         except PluginError as error:
-            loaded[text] = str(error)
+            loaded[spec.label] = str(error)
             log.warning("generator %s", error)
     if all(isinstance(generator, str) for generator in loaded.values()):
         raise PluginError(f"no generator can be used: {'; '.join(map(str, loaded.values()))}")
     return loaded
 
 
-def _load(text: str) -> StructureGenerator:
+def _load(spec: Spec) -> StructureGenerator:
     with quiet():
-        built = load("generators", Spec.parse(text))
+        built = load("generators", spec)
     if not isinstance(built, StructureGenerator):
-        raise PluginError(f"{text} has no method generate(composition, n, *, seed)")
+        raise PluginError(f"{spec.label} has no method generate(composition, n, *, seed)")
     size = getattr(built, "round_size", ROUND)
     if not isinstance(size, int) or size < 1:
-        raise PluginError(f"{text} has the round_size {size!r}, which is no whole number from 1 on")
+        raise PluginError(f"{spec.label} has the round_size {size!r}, which is no whole number from 1 on")
     return built
 
 
@@ -89,12 +89,12 @@ class Order:
 
 def fill_in_worker(orders: Sequence[Order]) -> list[list[Record]]:
     """Candidates of orders, from generators that this process builds once."""
-    return [generate(order, _worker_generator(order.task.generator)) for order in orders]
+    return [generate(order, _worker_generator(order.task.spec)) for order in orders]
 
 
 @lru_cache
-def _worker_generator(label: str) -> StructureGenerator:
-    return _load(label)
+def _worker_generator(spec: str) -> StructureGenerator:
+    return _load(Spec.parse(spec))
 
 
 def generate(order: Order, generator: StructureGenerator) -> list[Record]:

@@ -157,7 +157,7 @@ def figures(records: Sequence[Record], settings: CompareSettings, known: Collect
         known: Reduced formulas of the known structures.
     """
     formulas = [parse_formula(text).reduced_formula for text in settings.formulas]
-    trials = collect_all(records, settings.generators, formulas, settings.n)
+    trials = collect_all(records, settings.labels, formulas, settings.n)
     floor = np.min([one.lowest for one in trials.values()], axis=0)
     drawn = [
         _curves(

@@ -43,7 +43,7 @@ def judge_run(run: Path, formulas: Sequence[str], relaxer: str, cache: Path, *, 
     spec = Spec.parse(relaxer)
     potential = load_relaxer(spec).name
     with Store(run / RESULTS, read_only=True) as store:
-        found = _lowest(store, formulas, settings.generators)
+        found = _lowest(store, formulas, settings.labels)
         structures = {
             record.key: structure
             for row in found.values()
@@ -51,7 +51,7 @@ def judge_run(run: Path, formulas: Sequence[str], relaxer: str, cache: Path, *, 
             if (structure := store.record(record.key).final_structure)
         }
     energies = _energies(structures, spec, potential, settings.relax, cache, workers or usable_cores())
-    return {"potential": potential, "compositions": len(formulas)} | verdicts(found, energies, settings.generators)
+    return {"potential": potential, "compositions": len(formulas)} | verdicts(found, energies, settings.labels)
 
 
 def _lowest(store: Store, formulas: Sequence[str], generators: Sequence[str]) -> dict[str, dict[str, Record]]:

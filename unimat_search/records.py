@@ -144,12 +144,13 @@ class Task:
     """Candidates that one generator is asked for: one cell composition, `n` structures.
 
     Attributes:
-        generator: Label of the generator, options included, as the user wrote it.
+        generator: Label of the generator.
         reduced_formula: The composition that is compared, e.g. "TiO2".
         formula_units: How many reduced formulas the cell holds (Z).
         cell_formula: The whole cell's composition in alphabetical order, e.g. "O4 Ti2".
         n: How many structures.
         seed: The seed given to the generator.
+        spec: The generator as the user wrote it, options included.
     """
 
     generator: str
@@ -158,6 +159,7 @@ class Task:
     cell_formula: str
     n: int
     seed: int
+    spec: str
 
     @property
     def composition(self) -> Composition:

@@ -1,7 +1,8 @@
 """Generators and relaxers by name: entry points, or `package.module:attribute` for what is not packaged.
 
 A specification is `NAME[,key=value,...]`: the options go to the factory as keyword arguments, values read
-as TOML (`patience=50`, `model="r2scan"`), and as plain text where they are no TOML.
+as TOML (`patience=50`, `model="r2scan"`), and as plain text where they are no TOML. The option `label` is not the
+factory's: it is the name in tables.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ class Spec:
     Attributes:
         name: Entry point name or `module:attribute`.
         options: Keyword arguments for the factory.
-        label: The user's text, which names the column and the rows.
+        text: The user's text.
+        label: Names the column and the rows: the option `label`, or the text.
     """
 
     name: str
     options: dict[str, Any]
+    text: str
     label: str
 
     @classmethod
@@ -56,7 +59,10 @@ class Spec:
             options = tomllib.loads(f"options = {{{rest}}}")["options"]
         except tomllib.TOMLDecodeError:  # some value is plain text
             options = dict(_pair(part, text) for part in rest.split(","))
-        return cls(name, options, text.strip())
+        label = options.pop("label", text.strip())
+        if not (isinstance(label, str) and label):
+            raise ValueError(f"the label in {text!r} must be text")
+        return cls(name, options, text.strip(), label)
 
 
 def names(kind: Kind) -> dict[str, EntryPoint]:

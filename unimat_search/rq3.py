@@ -236,7 +236,7 @@ def analyse(
     """
     formulas = [parse_formula(target.reduced_formula).reduced_formula for target in targets]
     known = np.array([energies.get(target.reduced_formula, np.nan) for target in targets])
-    trials = collect_all(records, settings.generators, formulas, settings.n)
+    trials = collect_all(records, settings.labels, formulas, settings.n)
     budget = common_budget(trials)
     groups = [target.groups for target in targets]
     return {

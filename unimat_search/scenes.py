@@ -35,7 +35,7 @@ def structure_panels(records: Sequence[Record], settings: CompareSettings, store
     panels = []
     for text in settings.formulas:
         formula = parse_formula(text).reduced_formula
-        best = {name: lowest(columns.get((formula, name), [])) for name in settings.generators}
+        best = {name: lowest(columns.get((formula, name), [])) for name in settings.labels}
         matched = {one.match for one in best.values() if one and one.match}
         own = known[formula]
         asked = [one for one in own if one[0] in matched] or own[:1]

@@ -252,12 +252,16 @@ def test_bad_settings_leave_nothing_behind(change: dict[str, Any], error: type[E
         {"max_atoms": 10**9},
         {"generators": ("airss", "airss")},
         {"generators": ("airss,max_tries=3", "airss, max_tries = 3")},
+        {"generators": ("airss,patience=3", "airss,patience=3,label=other")},
+        {"generators": ("airss,label=one", "airss,patience=3,label=one")},
         {"formulas": ()},
         {"reference": Path("known.cif")},
     ],
 )
 def test_bad_values(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"n must|seed must|max_atoms must|given twice|no formula|must be text"):
+    with pytest.raises(
+        ValueError, match=r"n must|seed must|max_atoms must|given twice|the label|no formula|must be text"
+    ):
         replace(EMT, **change)
 
 
@@ -286,7 +290,7 @@ def test_broken_generators_are_one_warning_and_one_failed_column(
 
 
 def test_junk_becomes_rows_with_reasons() -> None:
-    task = Task("junk", "AlCu", 1, "Al1 Cu1", 9, 0)
+    task = Task("junk", "AlCu", 1, "Al1 Cu1", 9, 0, "junk")
     records = generate(Order(task, 0, 9), load("generators", Spec.parse("tests.plugins:Junk")))
     assert len(records) == 9
     details = [record.detail for record in records]
@@ -306,7 +310,7 @@ def test_left_handed_cells_are_turned() -> None:
         def generate(self, composition: Composition, n: int, *, seed: int) -> Any:
             yield Structure(-3 * np.eye(3), ["Al", "Cu"], [[0.0, 0, 0], [0.1, 0.2, 0.3]])
 
-    record = generate(Order(Task("left", "AlCu", 1, "Al1 Cu1", 1, 0), 0, 1), LeftHanded())[0]
+    record = generate(Order(Task("left", "AlCu", 1, "Al1 Cu1", 1, 0, "left"), 0, 1), LeftHanded())[0]
     assert record.initial_structure is not None
     assert np.linalg.det(record.initial_structure.lattice.matrix) == pytest.approx(27)
     original = Structure(-3 * np.eye(3), ["Al", "Cu"], [[0.0, 0, 0], [0.1, 0.2, 0.3]])
@@ -318,7 +322,7 @@ def test_candidates_are_shared_out_over_cells() -> None:
     assert search.shares == [(1, 4), (2, 4), (3, 3), (4, 3), (5, 3), (6, 3)]
     (fixed,) = plan(replace(EMT, formulas=("Ti4O8",), formula_units="", n=20))
     assert fixed.shares == [(4, 20)]
-    assert fixed.tasks("airss", 0)[0].cell_formula == "O8 Ti4"
+    assert fixed.tasks(Spec.parse("airss"), 0)[0].cell_formula == "O8 Ti4"
 
 
 def test_known_structures_are_found(tmp_path: Path) -> None:
@@ -355,6 +359,21 @@ def test_hull_distances_say_what_they_count_from(tmp_path: Path) -> None:
     without = run_comparison(replace(settings, hull="none"), tmp_path / "without", workers=1)
     assert without["hull_reference"] is None
     assert "above hull" not in to_table(without)
+
+
+def test_labels_name_columns_and_rows(tmp_path: Path) -> None:
+    generators = ("airss,patience=50,label=patient", "uniform,label=floor")
+    settings = replace(EMT, formulas=("AlCu",), formula_units="1", generators=generators)
+    summary = run_comparison(settings, tmp_path / "run", workers=1)
+    assert summary["generators"] == ["patient", "floor"]
+    assert set(summary["overall"]) == {"patient", "floor"}
+    with Store(tmp_path / "run" / "results.sqlite", read_only=True) as store:
+        assert {record.generator for record in store.records()} == {"patient", "floor"}
+    plain = run_comparison(
+        replace(settings, generators=("airss,patience=50", "uniform")), tmp_path / "plain", workers=1
+    )
+    lowest = [row["formation_energy_per_atom"] for row in summary["compositions"][0]["generators"].values()]
+    assert lowest == [row["formation_energy_per_atom"] for row in plain["compositions"][0]["generators"].values()]
 
 
 def test_an_unphysical_energy_is_a_failure_with_that_reason() -> None:

@@ -17,6 +17,14 @@ def test_options_are_read_as_toml_and_else_as_text() -> None:
     assert spec.options == {"max_operations": 4, "separation": 0.7, "on": True, "model": "r2scan", "name": "a b"}
 
 
+def test_a_label_is_not_the_factorys() -> None:
+    spec = Spec.parse("airss,patience=3,label=my airss")
+    assert (spec.options, spec.label, spec.text) == ({"patience": 3}, "my airss", "airss,patience=3,label=my airss")
+    assert Spec.parse("airss,patience=3").label == "airss,patience=3"
+    with pytest.raises(ValueError, match="must be text"):
+        Spec.parse("airss,label=3")
+
+
 @pytest.mark.parametrize("text", ["", ",a=1", "airss,4", "airss,=4", "airss,a b=3"])
 def test_bad_specifications(text: str) -> None:
     with pytest.raises(ValueError, match=r"names no plug-in|not key=value"):

@@ -14,7 +14,7 @@ from unimat_search.records import Outcome, Record, Task
 from unimat_search.store import SCHEMA_VERSION, Store, StoreError, structure_from_json, structure_to_json
 
 SALT = Structure(Lattice.from_parameters(4, 4.1, 3.9, 60, 61, 62), ["Na", "Cl"], [[0.0, 0, 0], [0.5, 0.5, 1 / 3]])
-TASK = Task("airss,separation=0.7", "NaCl", 1, "Cl1 Na1", 3, 7)
+TASK = Task("airss,separation=0.7", "NaCl", 1, "Cl1 Na1", 3, 7, "airss,separation=0.7")
 
 
 def waiting(index: int) -> Record:
