@@ -14,7 +14,7 @@ from unimat_search.records import FailedAttempt
 
 
 class StructureFiles:
-    """The structures of a file, a folder or an archive, in their order; the seed changes nothing.
+    """The structures of a file, a folder or an archive, in their order, or without a composition drawn from them.
 
     A structure serves a composition if its reduced formula is that one's: as it is, as its primitive cell, or as a
     supercell of either, whichever has the asked number of atoms. One that can't be read serves none.
@@ -28,10 +28,16 @@ class StructureFiles:
 
     def __init__(self, path: str) -> None:
         self.structures: dict[str, list[Structure]] = {}
+        self.all: list[Structure | FailedAttempt] = []
         for file in structure_files(Path(path)):
             for _, structure in read_file(file):
-                if isinstance(structure, Structure) and structure.is_ordered and len(structure):
+                if not isinstance(structure, Structure):
+                    self.all.append(FailedAttempt(structure.reason))
+                elif structure.is_ordered and len(structure):
+                    self.all.append(structure)
                     self.structures.setdefault(structure.composition.reduced_formula, []).append(structure)
+                else:
+                    self.all.append(FailedAttempt("no atoms, or a site is partly filled"))
         self.path = path
 
     def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:  # noqa: ARG002
@@ -41,6 +47,16 @@ class StructureFiles:
             yield _fitted(structure, composition)
         for _ in range(n - len(own)):
             yield FailedAttempt(f"{self.path} holds {len(own)} structures of {composition.reduced_formula}")
+
+    def generate_freely(self, n: int, *, seed: int) -> list[Structure | FailedAttempt]:
+        """N of the file's structures at random, none twice; what can't be read is among them.
+
+        Raises:
+            ValueError: If there are fewer.
+        """
+        if n > len(self.all):
+            raise ValueError(f"{self.path} holds {len(self.all)} structures, {n} were asked for; ask for no more")
+        return [self.all[row] for row in np.random.default_rng(seed).permutation(len(self.all))[:n]]
 
 
 def _fitted(structure: Structure, composition: Composition) -> Structure | FailedAttempt:

@@ -38,6 +38,21 @@ def test_samples_of_another_tool(tmp_path: Path) -> None:
         StructureFiles(str(tmp_path / "missing.cif"))
 
 
+def test_free_samples_are_the_files(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "made.zip", "w") as archive:
+        archive.writestr("0.cif", SALT.to(fmt="cif"))
+        archive.writestr("1.cif", "broken")
+        archive.writestr("2.cif", IRON.to(fmt="cif"))
+    generator = StructureFiles(str(tmp_path / "made.zip"))
+    made = generator.generate_freely(3, seed=1)
+    formulas = sorted(one.composition.reduced_formula for one in made if isinstance(one, Structure))
+    assert formulas == ["Fe", "NaCl"]
+    assert sum(isinstance(one, FailedAttempt) for one in made) == 1
+    assert len(generator.generate_freely(2, seed=1)) == 2
+    with pytest.raises(ValueError, match="holds 3 structures, 4 were asked for"):
+        generator.generate_freely(4, seed=1)
+
+
 def test_what_fits_no_cell_says_so(tmp_path: Path) -> None:
     flat = SALT.get_primitive_structure()
     oxide = Structure(
