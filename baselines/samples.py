@@ -32,7 +32,7 @@ class StructureFiles:
         for file in structure_files(Path(path)):
             for _, structure in read_file(file):
                 if not isinstance(structure, Structure):
-                    self.all.append(FailedAttempt(structure.reason))
+                    self.all.append(structure)
                 elif structure.is_ordered and len(structure):
                     self.all.append(structure)
                     self.structures.setdefault(structure.composition.reduced_formula, []).append(structure)

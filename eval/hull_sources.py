@@ -92,7 +92,7 @@ def hull_digest(source: str, potential: str) -> str:
 
 
 def _error(potential: str) -> str:
-    """How far the potential's decomposition energies are from the Materials Project's, in words."""
+    """How far the potential's hull is from the Materials Project's, in words."""
     file = HULLS / f"{file_stem(potential)}.json"
     if not file.is_file():
         return ""

@@ -57,9 +57,9 @@ def load_relaxer(spec: Spec) -> Relaxer:
     with quiet():
         built = load("relaxers", spec)
     if isinstance(built, BaseCalculator):
-        return BatchedRelaxer(AsePotential(built, spec.label))
+        return BatchedRelaxer(AsePotential(built, spec.text))
     if is_torch_sim_model(built):
-        return BatchedRelaxer(TorchSimPotential(built, spec.label))
+        return BatchedRelaxer(TorchSimPotential(built, spec.text))
     if not isinstance(built, Relaxer):
         raise PluginError(
             f"{spec.label} is neither a Relaxer, nor an ASE calculator, nor a torch-sim model, "
@@ -231,11 +231,11 @@ def usable_cores() -> int:
 
 
 @lru_cache(maxsize=1)
-def _worker_relaxer(label: str) -> Relaxer:
+def _worker_relaxer(spec: str) -> Relaxer:
     import torch
 
     torch.set_num_threads(1)
-    return load_relaxer(Spec.parse(label))
+    return load_relaxer(Spec.parse(spec))
 
 
 def _relax_chunk(spec: Spec, settings: RelaxSettings, structures: list[Structure]) -> list[Relaxation]:

@@ -8,6 +8,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from unimat_search.records import (
     Task,
     UserError,
 )
-from unimat_search.registry import Spec
+from unimat_search.registry import Spec, parse_all
 from unimat_search.store import Store
 from unimat_search.taskqueue import Chunk, TaskQueue
 from unimat_search.versions import versions
@@ -110,19 +111,14 @@ class CompareSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or not (name != "seed") <= value <= largest:
                 raise ValueError(f"{name} must be a whole number from {int(name != 'seed')} to {largest}, got {value}")
-        for i, spec in enumerate(self.specs):
-            others = self.specs[:i]
-            if any((spec.name, spec.options) == (other.name, other.options) for other in others):
-                raise ValueError(f"generator {spec.text!r} is given twice")
-            if any(spec.label == other.label for other in others):
-                raise ValueError(f"two generators have the label {spec.label!r}; give one of them another")
+        parse_all(self.generators)
 
-    @property
+    @cached_property
     def specs(self) -> tuple[Spec, ...]:
-        """The generators."""
-        return tuple(map(Spec.parse, self.generators))
+        """The generators, all different."""
+        return parse_all(self.generators)
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """The generators' names in rows and tables."""
         return tuple(spec.label for spec in self.specs)

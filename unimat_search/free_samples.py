@@ -23,7 +23,7 @@ from unimat_search.files import write_whole
 from unimat_search.generation import load_generators
 from unimat_search.protocol import StructureGenerator
 from unimat_search.records import FailedAttempt, UserError
-from unimat_search.registry import Spec
+from unimat_search.registry import Spec, parse_all
 from unimat_search.unimat.elements import SYMBOLS
 
 GENERATORS = ("unimat", "substitution", "airss:standard", "uniform")
@@ -132,6 +132,7 @@ def reproduce(
         "n": n,
         "seed": seed,
     }
+    texts = {spec.label: spec.text for spec in parse_all(generators)}
     loaded: dict[str, StructureGenerator] = {}
     for name, generator in load_generators(generators).items():
         if isinstance(generator, str):
@@ -140,7 +141,6 @@ def reproduce(
     _same_run(out, settings)
     kind = f"-{_stem(f'{relaxer.text}-{hull}-{hull_digest(hull, load_relaxer(relaxer).name)}')}" if relaxer else ""
     tables: dict[str, Any] = {}
-    texts = {spec.label: spec.text for spec in map(Spec.parse, generators)}
     for name, generator in loaded.items():
         on_progress(len(tables), len(generators))
         stem = _stem(texts[name])

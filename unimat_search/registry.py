@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -63,6 +63,22 @@ class Spec:
         if not (isinstance(label, str) and label):
             raise ValueError(f"the label in {text!r} must be text")
         return cls(name, options, text.strip(), label)
+
+
+def parse_all(texts: Iterable[str]) -> tuple[Spec, ...]:
+    """Specifications of plug-ins to be told apart.
+
+    Raises:
+        ValueError: If two are the same, or have the same label.
+    """
+    specs: list[Spec] = []
+    for spec in map(Spec.parse, texts):
+        if any((spec.name, spec.options) == (other.name, other.options) for other in specs):
+            raise ValueError(f"generator {spec.text!r} is given twice")
+        if any(spec.label == other.label for other in specs):
+            raise ValueError(f"two generators have the label {spec.label!r}; give one of them another")
+        specs.append(spec)
+    return tuple(specs)
 
 
 def names(kind: Kind) -> dict[str, EntryPoint]:
