@@ -9,7 +9,7 @@ import numpy as np
 from pymatgen.core import Composition, Structure
 
 from unimat_search.cells import in_cell
-from unimat_search.files import read_file, structure_files
+from unimat_search.files import read_crystals
 from unimat_search.records import FailedAttempt
 
 
@@ -20,24 +20,18 @@ class StructureFiles:
     supercell of either, whichever has the asked number of atoms. One that can't be read serves none.
 
     Args:
-        path: See `unimat_search.files.read_structures`.
+        path: See `unimat_search.files.read_crystals`.
 
     Raises:
         ValueError: If the path holds nothing of a known format, or a table in it is damaged.
     """
 
     def __init__(self, path: str) -> None:
+        self.all = [one for _, one in read_crystals(Path(path))]
         self.structures: dict[str, list[Structure]] = {}
-        self.all: list[Structure | FailedAttempt] = []
-        for file in structure_files(Path(path)):
-            for _, structure in read_file(file):
-                if not isinstance(structure, Structure):
-                    self.all.append(structure)
-                elif structure.is_ordered and len(structure):
-                    self.all.append(structure)
-                    self.structures.setdefault(structure.composition.reduced_formula, []).append(structure)
-                else:
-                    self.all.append(FailedAttempt("no atoms, or a site is partly filled"))
+        for one in self.all:
+            if isinstance(one, Structure):
+                self.structures.setdefault(one.composition.reduced_formula, []).append(one)
         self.path = path
 
     def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:  # noqa: ARG002

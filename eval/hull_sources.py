@@ -63,7 +63,7 @@ def load_hull(source: str, systems: Collection[frozenset[str]], references: Refe
         return None
     if source == MATERIALS_PROJECT:
         return materials_project(systems)
-    file = Path(source) if source else shipped(references.potential)
+    file = hull_file(source, references.potential)
     if not source and not file.is_file():
         return None
     try:
@@ -78,14 +78,14 @@ def load_hull(source: str, systems: Collection[frozenset[str]], references: Refe
     return Hull(f"{references.potential}, {len(rows)} phases{_error(references.potential)}", phases)
 
 
-def shipped(potential: str) -> Traversable:
-    """The file of relaxed phases that ships for a potential; it may not exist."""
-    return HULLS / f"{file_stem(potential)}.csv.gz"
+def hull_file(source: str, potential: str) -> Traversable:
+    """The file of a source; of an empty one what ships for the potential, which may not exist."""
+    return Path(source) if source else HULLS / f"{file_stem(potential)}.csv.gz"
 
 
 def hull_digest(source: str, potential: str) -> str:
     """Eight digits that change with the phases of a hull; empty where they are not in a file, or in none yet."""
-    file = Path(source) if source else shipped(potential)
+    file = hull_file(source, potential)
     if source in (NONE, MATERIALS_PROJECT) or not file.is_file():
         return ""
     return hashlib.sha256(file.read_bytes()).hexdigest()[:8]

@@ -140,7 +140,6 @@ def _free_samples(
 ) -> None:
     with clear_errors("finished generators are kept: the same command goes on"):
         from unimat_search.baselines.published import published
-        from unimat_search.eval.parallel import load_relaxer
         from unimat_search.eval.report import markdown, plain_text
         from unimat_search.evaluate import compared, footnotes, read_benchmark, sections
         from unimat_search.free_samples import GENERATORS, energy_sections
@@ -148,8 +147,6 @@ def _free_samples(
         from unimat_search.registry import Spec
 
         spec = Spec.parse(relaxer) if relaxer else None
-        if spec:
-            load_relaxer(spec)
         benchmark = read_benchmark(data, data_dir)
         with progress("generators") as on_progress:
             found = run(

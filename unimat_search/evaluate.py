@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pymatgen.core import Composition, Element, Structure
+from pymatgen.core import Composition, Structure
 
 from unimat_search.baselines.published import Published
 from unimat_search.eval.coverage import CUTOFFS
@@ -32,7 +32,7 @@ from unimat_search.eval.sets import (
     match_everyone,
     rms_distances,
 )
-from unimat_search.files import read_file, structure_files, write_whole
+from unimat_search.files import read_crystals, write_whole
 from unimat_search.fingerprint import FloatArray
 from unimat_search.records import MatchSettings, Outcome, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
@@ -95,31 +95,15 @@ def read_samples(path: Path) -> Samples:
     reasons: dict[str, str] = {}
     taken: set[str] = set()
     with quiet():
-        items = [item for file in structure_files(path) for item in read_file(file)]
+        items = list(read_crystals(path))
     for name, item in items:
         unique = next(one for one in chain([name], (f"{name}#{k}" for k in count(2))) if one not in taken)
         taken.add(unique)
-        if isinstance(item, Structure) and not (problem := _problem(item)):
-            structures[unique] = _plain(item)
+        if isinstance(item, Structure):
+            structures[unique] = item
         else:
-            reasons[unique] = problem if isinstance(item, Structure) else item.reason
+            reasons[unique] = item.reason
     return Samples(structures, reasons)
-
-
-def _plain(structure: Structure) -> Structure:
-    """Elements alone: with its charges Fe2+ beside Fe3+ would be two."""
-    return Structure(structure.lattice, [SYMBOLS[z] for z in structure.atomic_numbers], structure.frac_coords)
-
-
-def _problem(structure: Structure) -> str:
-    """Why a structure is no crystal at all, or nothing."""
-    if not len(structure):
-        return "no atoms"
-    if not structure.is_ordered:
-        return "a site is partly filled"
-    if not all(Element.is_valid_symbol(getattr(site.specie, "symbol", "")) for site in structure):
-        return "a site holds no element"
-    return ""
 
 
 def read_benchmark(name: str, data_dir: Path | None) -> Benchmark:
@@ -193,7 +177,7 @@ def _known_facts(structures: StructureSet, workers: int) -> Facts:
     libraries = "-".join(f"{name}{version(name)}" for name in LIBRARIES)
     file = cache_folder() / "evaluate" / f"{structures.sha256}-{libraries}-{VERSION}.npz"
     if not file.is_file():
-        facts_of(_all_structures(structures), workers=workers).save(file)
+        facts_of(all_structures(structures), workers=workers).save(file)
     return Facts.load(file)
 
 
@@ -295,7 +279,7 @@ def _energies(
     stem = f"{test.sha256}-{file_stem(references.potential)}-{VERSION}"
     file = cache_folder() / "evaluate" / f"{stem}.json"
     if not file.is_file():
-        computed = _static_energies(_all_structures(test), relaxer, workers)
+        computed = _static_energies(all_structures(test), relaxer, workers)
         if not computed:
             return {"potential": references.potential, "energy_distance": None}
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -351,7 +335,8 @@ def _formation_energy(result: Relaxation, references: References) -> float | Non
     return references.formation_energy_per_atom(result.structure.composition, result.energy)
 
 
-def _all_structures(structures: StructureSet) -> list[Structure]:
+def all_structures(structures: StructureSet) -> list[Structure]:
+    """The structures of a data set as pymatgen's."""
     return [
         Structure(one.cells[0].astype(float), one.numbers.tolist(), one.frac_coords.astype(float)) for one in structures
     ]
@@ -361,7 +346,7 @@ def _by_formula(structures: StructureSet, formulas: Collection[str]) -> dict[str
     """The structures of some reduced formulas."""
     keys = {composition_key(composition_numbers(Composition(formula))): formula for formula in formulas}
     found: dict[str, list[Structure]] = {}
-    for structure in _all_structures(structures.where(keys.__contains__)):
+    for structure in all_structures(structures.where(keys.__contains__)):
         found.setdefault(structure.composition.reduced_formula, []).append(structure)
     return found
 

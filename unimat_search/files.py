@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from pymatgen.core import Structure
+from pymatgen.core import Element, Structure
 
 from unimat_search.formats import COLLECTED, UNREAD, ElementSet, Named, format_of, read_or_reason
 from unimat_search.records import FailedAttempt, first_line
@@ -56,6 +56,28 @@ def read_structures(
                 raise ValueError(f"{file} can't be read: {named}{structure.reason.removeprefix(UNREAD)}")
             if element_sets is None or _elements(structure) in element_sets:
                 yield name, structure
+
+
+def read_crystals(path: Path) -> Iterator[tuple[str, Structure | FailedAttempt]]:
+    """Yield every structure of a file or folder with a name, charges taken off, or why it is no crystal.
+
+    Raises:
+        ValueError: If the path is missing, of no known format, or a file as a whole can't be read.
+    """
+    for file in structure_files(path):
+        for name, item in read_file(file):
+            yield name, _crystal(item) if isinstance(item, Structure) else item
+
+
+def _crystal(structure: Structure) -> Structure | FailedAttempt:
+    """The structure of elements alone (with its charges Fe2+ beside Fe3+ would be two), or why it is no crystal."""
+    if not len(structure):
+        return FailedAttempt("no atoms")
+    if not structure.is_ordered:
+        return FailedAttempt("a site is partly filled")
+    if not all(Element.is_valid_symbol(getattr(site.specie, "symbol", "")) for site in structure):
+        return FailedAttempt("a site holds no element")
+    return Structure(structure.lattice, [Element.from_Z(z) for z in structure.atomic_numbers], structure.frac_coords)
 
 
 def structure_files(path: Path) -> list[Path]:

@@ -123,7 +123,7 @@ def reproduce(
         on_progress: Called with (generators finished, generators in all).
 
     Raises:
-        UserError: If the folder is of another run, a generator can't be loaded, or the hull not be had.
+        UserError: If the folder is of another run, a generator or the relaxer can't be loaded, or the hull not be had.
     """
     settings = {
         "data": benchmark.name,
@@ -138,8 +138,8 @@ def reproduce(
         if isinstance(generator, str):
             raise UserError(generator)
         loaded[name] = generator
-    _same_run(out, settings)
     kind = f"-{_stem(f'{relaxer.text}-{hull}-{hull_digest(hull, load_relaxer(relaxer).name)}')}" if relaxer else ""
+    _same_run(out, settings)
     tables: dict[str, Any] = {}
     for name, generator in loaded.items():
         on_progress(len(tables), len(generators))
