@@ -1,6 +1,8 @@
 """The proxy table of samples whose scores are known: a test split itself, and what is left of it when it is spoilt.
 
-python benchmarks/known_answers.py DATA_DIR mp-20
+python benchmarks/known_answers.py DATA_DIR mp-20 [STRUCTURES]
+
+With a number, of so many random structures of the split.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +70,9 @@ def samples(known: list[Structure], order: np.ndarray, spoil: Spoil, share: floa
 def main() -> None:
     """Print the table and the seconds that each column took, the test split's own fingerprints not among them."""
     benchmark = read_benchmark(sys.argv[2], Path(sys.argv[1]))
+    if sys.argv[3:]:
+        rows = np.random.default_rng(0).permutation(len(benchmark.test))[: int(sys.argv[3])]
+        benchmark = replace(benchmark, test=benchmark.test.take(rows))
     known = all_structures(benchmark.test)
     order = np.arange(len(known))
     shuffled = np.random.default_rng(0).permutation(order)
