@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass, field
 from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ class CdvaeModel(VolumeModel):
     """See the module's text."""
 
     config_class = CdvaeConfig
-    default_steps = 500
+    default_steps = 240
 
     def __init__(self, config: CdvaeConfig) -> None:
         super().__init__()
@@ -259,8 +260,7 @@ def cdvae(
     """The generator `cdvae`.
 
     Args:
-        model: A model file that `unimat-search train` wrote of a `cdvae` denoiser. [default: the weights that ship,
-            trained without any composition of the MP-20 test split]
+        model: A model file that `unimat-search train` wrote of a `cdvae` denoiser. [default: `shipped_weights`]
         steps: Of Langevin dynamics. [default: the model's own]
         retries: See `UniMatGenerator`.
         device: Where the model runs.
@@ -268,7 +268,10 @@ def cdvae(
     Raises:
         ValueError: If the file is no model, or an option is out of range.
     """
-    shipped = files("unimat_search.baselines").joinpath("weights", WEIGHTS)
-    if model is None and not shipped.is_file():
-        raise ValueError("no weights ship for it yet; train some (docs/training/cdvae.toml) and give model=FILE")
-    return UniMatGenerator(model=model or str(shipped), steps=steps, near_hull="any", retries=retries, device=device)
+    model = model or str(shipped_weights())
+    return UniMatGenerator(model=model, steps=steps, near_hull="any", retries=retries, device=device)
+
+
+def shipped_weights() -> Path:
+    """The weights inside the package, trained without any composition of the MP-20 test split."""
+    return Path(str(files("unimat_search.baselines").joinpath("weights", WEIGHTS)))

@@ -43,14 +43,10 @@ class StructureFiles:
             yield FailedAttempt(f"{self.path} holds {len(own)} structures of {composition.reduced_formula}")
 
     def generate_freely(self, n: int, *, seed: int) -> list[Structure | FailedAttempt]:
-        """N of the file's structures at random, none twice; what can't be read is among them.
-
-        Raises:
-            ValueError: If there are fewer.
-        """
-        if n > len(self.all):
-            raise ValueError(f"{self.path} holds {len(self.all)} structures, {n} were asked for; ask for no more")
-        return [self.all[row] for row in np.random.default_rng(seed).permutation(len(self.all))[:n]]
+        """N of the file's structures at random, none twice; what can't be read is among them."""
+        lacking = FailedAttempt(f"{self.path} holds {len(self.all)} structures, {n} were asked for")
+        drawn = [self.all[row] for row in np.random.default_rng(seed).permutation(len(self.all))[:n]]
+        return drawn + [lacking] * (n - len(drawn))
 
 
 def _fitted(structure: Structure, composition: Composition) -> Structure | FailedAttempt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
@@ -69,7 +70,7 @@ class Facts:
     def save(self, file: Path) -> None:
         """Write a file, whole or not at all."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial.npz")
+        partial = file.with_suffix(f".{os.getpid()}.npz")
         np.savez_compressed(partial, **asdict(self))
         partial.replace(file)
 
@@ -131,10 +132,15 @@ def _known_facts(structure: Structure) -> Facts:
     )
 
 
-def _fingerprint(structure: Structure) -> FloatArray:
-    """NaN without Voronoi cells, or where a cell is so flat that more neighbours than can be counted are near."""
+def is_flat(structure: Structure) -> bool:
+    """Whether a cell is so flat (`IN_FLIGHT`) that more neighbours than can be counted are near."""
     reduced = structure.lattice.get_lll_reduced_lattice()
-    if 1 / np.linalg.norm(reduced.inv_matrix, axis=0).max() < IN_FLIGHT.min_height:
+    return bool(1 / np.linalg.norm(reduced.inv_matrix, axis=0).max() < IN_FLIGHT.min_height)
+
+
+def _fingerprint(structure: Structure) -> FloatArray:
+    """NaN without Voronoi cells, or where a cell is flat."""
+    if is_flat(structure):
         return np.full(LENGTH, np.nan)
     try:
         return crystal_fingerprint(structure)

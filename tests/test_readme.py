@@ -11,6 +11,7 @@ from typing import Any
 import click
 import pytest
 
+from unimat_search.baselines import cdvae
 from unimat_search.cli import main
 from unimat_search.unimat.checkpoint import build, load
 from unimat_search.unimat.sample import shipped_weights
@@ -50,9 +51,10 @@ def test_the_settings_in_the_docs_are_settings(name: str) -> None:
     build(config.denoiser, config.model)
 
 
-def test_the_shipped_models_settings_are_those_in_the_docs() -> None:
-    config = read_config(Path(__file__).parent.parent / "docs" / "training" / "slots.toml")
-    _, header = load(shipped_weights())
+@pytest.mark.parametrize(("name", "weights"), [("slots", shipped_weights()), ("cdvae", cdvae.shipped_weights())])
+def test_the_shipped_models_settings_are_those_in_the_docs(name: str, weights: Path) -> None:
+    config = read_config(Path(__file__).parent.parent / "docs" / "training" / f"{name}.toml")
+    _, header = load(weights)
     assert from_table(TrainConfig, header["config"]) == config
 
 

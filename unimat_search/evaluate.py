@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import chain, count
+from itertools import chain, compress, count, islice
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from pymatgen.core import Composition, Structure
@@ -20,7 +22,7 @@ from unimat_search.eval.hull import BOUNDS, STABLE, Hull
 from unimat_search.eval.hull_sources import load_hull
 from unimat_search.eval.metrics import HULL_COUNTS, rate, summarise_hull
 from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, quiet, relax_chunks, usable_cores
-from unimat_search.eval.proxy import LIBRARIES, VERSION, Facts, facts_of, proxy_metrics
+from unimat_search.eval.proxy import LIBRARIES, VERSION, Facts, facts_of, is_flat, proxy_metrics
 from unimat_search.eval.references import References, cache_folder, file_stem, references_for
 from unimat_search.eval.report import Row, Section, number
 from unimat_search.eval.sanity import FORMATION_ENERGY_WINDOW
@@ -40,7 +42,7 @@ from unimat_search.unimat.elements import SYMBOLS, composition_key, composition_
 from unimat_search.unimat.sources import find_data, read_source
 from unimat_search.unimat.structures import StructureSet
 
-TABLE_VERSION = f"{VERSION}.2"
+TABLE_VERSION = f"{VERSION}.3"
 """Raise the last digit when the numbers of the same samples change; kept tables carry it."""
 
 MOST_PAIRS = 50_000
@@ -158,13 +160,15 @@ def evaluate(
     cutoffs = CUTOFFS.get(benchmark.name, CUTOFFS["mp_20"])
     with quiet():
         table = proxy_metrics(facts, known, samples.n_generated, cutoffs)
-        valid = [structures[row] for row in np.flatnonzero(facts.valid_structure)]
+        usable = [valid and not is_flat(one) for valid, one in zip(facts.valid_structure, structures, strict=True)]
+        valid = list(compress(structures, usable))
         table |= {
+            "unreadable": dict(Counter(samples.reasons.values()).most_common()),
             "unique": rate(len(families(valid)), samples.n_generated),
             "novel": rate(sum(_new(valid, benchmark.train)), samples.n_generated) if benchmark.train else None,
             "novel_against": benchmark.train_name,
         }
-        table |= _matches(structures, facts.valid_structure.tolist(), benchmark.test, MatchSettings())
+        table |= _matches(structures, usable, benchmark.test, MatchSettings())
     if relaxer:
         asked = [structures[row] for row in np.flatnonzero(facts.valid)]
         table |= _energies(asked, benchmark.test, relaxer, references, workers)
@@ -176,9 +180,11 @@ def _known_facts(structures: StructureSet, workers: int) -> Facts:
     """Of a data set, computed once and kept."""
     libraries = "-".join(f"{name}{version(name)}" for name in LIBRARIES)
     file = cache_folder() / "evaluate" / f"{structures.sha256}-{libraries}-{VERSION}.npz"
-    if not file.is_file():
+    try:
+        return Facts.load(file)
+    except (OSError, ValueError, TypeError, BadZipFile):  # not there yet, or damaged
         facts_of(all_structures(structures), workers=workers).save(file)
-    return Facts.load(file)
+        return Facts.load(file)
 
 
 def _new(structures: Sequence[Structure], train: StructureSet) -> list[bool]:
@@ -231,11 +237,8 @@ def _stability(
         workers: Processes.
     """
     results = _relaxed(structures, relaxer, RelaxSettings(), workers)
-    results = {
-        row: result
-        for row, result in results.items()
-        if result.outcome is Outcome.CONVERGED and _is_physical(_formation_energy(result, references))
-    }
+    failures = Counter(failure for result in results.values() if (failure := _failure(result, references)))
+    results = {row: result for row, result in results.items() if not _failure(result, references)}
     energies = {
         row: energy for row, one in results.items() if (energy := _formation_energy(one, references)) is not None
     }
@@ -247,6 +250,7 @@ def _stability(
     return {
         "hull_reference": hull.reference if hull else None,
         "convergence_rate": rate(len(results), n_generated),
+        "failures": dict(failures.most_common()),
         "formation_energy_per_atom": float(np.mean(list(energies.values()))) if energies else None,
         "displacement": float(np.mean(moved)) if moved else None,
         "lowest": _lowest(structures, energies),
@@ -255,10 +259,18 @@ def _stability(
     }
 
 
+def _failure(result: Relaxation, references: References) -> str:
+    """Why a relaxation does not count, or nothing."""
+    if result.outcome is not Outcome.CONVERGED:
+        return f"{result.outcome}: {result.detail}" if result.detail else str(result.outcome)
+    energy = _formation_energy(result, references)
+    return "" if _is_physical(energy) else f"a formation energy of {energy:.3g} eV/atom"
+
+
 def _stable_unique_new(results: Mapping[int, Relaxation], above: Mapping[int, float], train: StructureSet) -> int:
     """How many different relaxed crystals are on the hull or below it, and none of the training set's."""
-    stable = [results[row].structure for row, value in above.items() if value < STABLE]
-    relaxed = [structure for structure in stable if structure is not None]
+    low = (results[row].structure for row, value in above.items() if value < STABLE)
+    relaxed = [structure for structure in low if structure is not None]
     with quiet():
         return sum(_new([relaxed[family[0]] for family in families(relaxed)], train))
 
@@ -403,6 +415,17 @@ def _compositions(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _reasons(tables: Mapping[str, Mapping[str, Any]], key: str, what: str) -> list[str]:
+    """How many of whose samples fell out, and the commonest reasons."""
+    lines = []
+    for name, reasons in ((name, table.get(key)) for name, table in tables.items()):
+        if reasons:
+            shown = "; ".join(f"{count} {reason}" for reason, count in islice(reasons.items(), 3))
+            rest = f"; {len(reasons) - 3} other reasons" if len(reasons) > 3 else ""
+            lines.append(f"{name}: {sum(reasons.values())} {what}: {shown}{rest}.")
+    return lines
+
+
 def _against(tables: Mapping[str, Mapping[str, Any]]) -> str:
     """What "new" was counted against."""
     names = {one["novel_against"] for one in tables.values() if one.get("novel_against")}
@@ -416,6 +439,8 @@ def footnotes(tables: Mapping[str, Mapping[str, Any]], papers: Sequence[Publishe
     lines = [
         "Shares are of all samples: "
         + ", ".join(f"{name} {one['n_generated']} ({one['n_read']} can be read)" for name, one in tables.items()),
+        *_reasons(tables, "unreadable", "can't be read"),
+        *_reasons(tables, "failures", "did not converge"),
         *_compositions(tables),
         "COV-R, COV-P: CrystalNN and Magpie fingerprints, CDVAE's cut-offs; Wasserstein distances: of valid samples.",
         f"unique: no earlier sample is the same crystal; new: {_against(tables)} (StructureMatcher 0.2, 0.3, 5).",

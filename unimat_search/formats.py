@@ -13,7 +13,7 @@ from functools import partial
 from itertools import pairwise
 from operator import itemgetter
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from pymatgen.core import Element, Lattice, Structure
@@ -23,6 +23,7 @@ from unimat_search.records import FailedAttempt, first_line
 if TYPE_CHECKING:
     from ase import Atoms
 
+T = TypeVar("T")
 ElementSet = frozenset[str]
 Named = Iterator[tuple[str, Structure | FailedAttempt]]
 """Structures by name; where one of many can't be read, the reason."""
@@ -133,11 +134,24 @@ def _from_cif(text: str) -> Structure:
 
 
 def _extxyz(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
-    from ase.io import iread
+    from ase import Atoms
+    from ase.io import read
 
-    for index, atoms in enumerate(iread(io.StringIO(data.decode("utf-8")), index=":", format="extxyz")):
-        known = atoms.info.get("name") or atoms.info.get("material_id")
-        yield str(known or f"{PurePosixPath(name).stem}-{index}"), or_reason(structure_from_atoms, atoms)
+    for index, frame in enumerate(_frames(data.decode("utf-8").rstrip().splitlines(keepends=True))):
+        atoms = or_reason(partial(read, format="extxyz"), io.StringIO(frame))
+        known = isinstance(atoms, Atoms) and (atoms.info.get("name") or atoms.info.get("material_id"))
+        made = atoms if isinstance(atoms, FailedAttempt) else or_reason(structure_from_atoms, atoms)
+        yield str(known or f"{PurePosixPath(name).stem}-{index}"), made
+
+
+def _frames(lines: Sequence[str]) -> Iterator[str]:
+    """The frames of an extxyz file; from where a number of atoms is missing, the rest is one."""
+    start = 0
+    while start < len(lines):
+        count = lines[start].strip()
+        end = start + 2 + int(count) if count.isdecimal() else len(lines)
+        yield "".join(lines[start:end])
+        start = end
 
 
 def _poscar(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
@@ -156,7 +170,7 @@ def _res(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
 
 
 def _parquet(name: str, data: bytes, elements: Collection[ElementSet] | None) -> Named:
-    """Columns numbers, frac_coords, cell and, for names, material_id."""
+    """Columns numbers, frac_coords, cell; for names material_id; in reason, why there is no structure."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -167,7 +181,8 @@ def _parquet(name: str, data: bytes, elements: Collection[ElementSet] | None) ->
     missing = {"numbers", "frac_coords", "cell"} - set(parquet.schema_arrow.names)
     if missing:
         raise ValueError(f"column {sorted(missing)[0]} is missing")
-    columns = [c for c in ("material_id", "numbers", "frac_coords", "cell") if c in parquet.schema_arrow.names]
+    used = ("material_id", "numbers", "frac_coords", "cell", "reason")
+    columns = [column for column in used if column in parquet.schema_arrow.names]
     wanted = None if elements is None else {frozenset(Element(el).Z for el in one) for one in elements}
     position = -1
     for batch in parquet.iter_batches(columns=columns):
@@ -175,7 +190,8 @@ def _parquet(name: str, data: bytes, elements: Collection[ElementSet] | None) ->
             position += 1
             if wanted is None or frozenset(row["numbers"]) in wanted:
                 row_name = str(row.get("material_id") or f"{PurePosixPath(name).stem}-{position}")
-                yield row_name, or_reason(structure_from_row, row)
+                reason = row.get("reason")
+                yield row_name, FailedAttempt(str(reason)) if reason else or_reason(structure_from_row, row)
 
 
 def _csv(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
@@ -312,7 +328,7 @@ def read_or_reason(name: str, data: bytes, elements: Collection[ElementSet] | No
         yield PurePosixPath(name).name, FailedAttempt(f"{UNREAD}{first_line(error)}")
 
 
-def or_reason(read: Callable[[Any], Structure], source: Any) -> Structure | FailedAttempt:  # noqa: ANN401
+def or_reason(read: Callable[[Any], T], source: Any) -> T | FailedAttempt:  # noqa: ANN401
     """What `read` makes of a source, or the reason why it makes nothing."""
     try:
         return read(source)

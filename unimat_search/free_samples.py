@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,21 @@ import numpy as np
 from pymatgen.core import Composition, Structure
 from scipy.stats import spearmanr
 
-from unimat_search.eval.hull_sources import hull_digest
+from unimat_search.eval.hull_sources import hull_digest, load_hull
 from unimat_search.eval.metrics import summarise_deltas
-from unimat_search.eval.parallel import load_relaxer, quiet
+from unimat_search.eval.parallel import load_relaxer
+from unimat_search.eval.references import References
 from unimat_search.eval.report import Row, Section, hull_counts, number, with_interval
 from unimat_search.eval.trials import estimate
 from unimat_search.evaluate import NAMES, TABLE_VERSION, Benchmark, evaluate, read_samples
 from unimat_search.files import write_whole
-from unimat_search.generation import load_generators
+from unimat_search.generation import check, collect, load_generators
 from unimat_search.protocol import StructureGenerator
 from unimat_search.records import FailedAttempt, UserError
 from unimat_search.registry import Spec, parse_all
 from unimat_search.unimat.elements import SYMBOLS
 
-GENERATORS = ("unimat", "substitution", "airss:standard", "uniform")
+GENERATORS = ("unimat", "cdvae", "substitution", "airss:standard", "uniform")
 PROXIES = (
     "valid_structure",
     "sane_structure",
@@ -45,10 +48,13 @@ OUTCOMES = ("stable_unique_new", "formation_energy_per_atom", "convergence_rate"
 """What proxy metrics are to predict."""
 
 
-def sample_freely(generator: StructureGenerator, n: int, benchmark: Benchmark, *, seed: int) -> list[Any]:
+def sample_freely(
+    generator: StructureGenerator, n: int, benchmark: Benchmark, *, seed: int
+) -> list[Structure | FailedAttempt]:
     """N samples: of compositions that the generator makes itself, or drawn from the training set.
 
-    Every generator of the second kind is asked for the same compositions.
+    Every generator of the second kind is asked for the same compositions. What a generator gives is checked as in a
+    comparison.
 
     Args:
         generator: See `makes_compositions`.
@@ -56,13 +62,15 @@ def sample_freely(generator: StructureGenerator, n: int, benchmark: Benchmark, *
         benchmark: Whose training set compositions are drawn from.
         seed: Of the samples and of the draw.
     """
-    with quiet():
-        if makes_compositions(generator):
-            made = list(generator.generate_freely(n, seed=seed))[:n]  # type: ignore[attr-defined]
-            return made + [FailedAttempt("the generator gave fewer samples")] * (n - len(made))
-        source = benchmark.train or benchmark.test
-        rows = np.random.default_rng(seed).integers(len(source), size=n)
-        return [_one(generator, source.take([row]).numbers.tolist(), seed + index) for index, row in enumerate(rows)]
+    if makes_compositions(generator):
+        return _collected(lambda: generator.generate_freely(n, seed=seed), n, None)  # type: ignore[attr-defined]
+    source = benchmark.train or benchmark.test
+    rows = np.random.default_rng(seed).integers(len(source), size=n)
+    samples = []
+    for index, row in enumerate(rows):
+        asked = Composition("".join(SYMBOLS[z] for z in source.take([row]).numbers))
+        samples += _collected(partial(generator.generate, asked, 1, seed=seed + index), 1, asked)
+    return samples
 
 
 def makes_compositions(generator: StructureGenerator) -> bool:
@@ -70,16 +78,19 @@ def makes_compositions(generator: StructureGenerator) -> bool:
     return hasattr(generator, "generate_freely") and bool(getattr(generator, "makes_compositions", True))
 
 
-def _one(generator: StructureGenerator, numbers: Sequence[int], seed: int) -> Structure | FailedAttempt:
-    composition = Composition("".join(SYMBOLS[z] for z in numbers))
-    try:
-        return next(generator.generate(composition, 1, seed=seed))
-    except Exception as error:  # a generator may raise anything
-        return FailedAttempt(str(error) or "the generator gave nothing")
+def _collected(
+    make: Callable[[], Iterable[object]], n: int, composition: Composition | None
+) -> list[Structure | FailedAttempt]:
+    """N attempts of what `make` gives, checked."""
+
+    def made() -> Iterator[object]:
+        yield from islice(make(), n)
+
+    return [check(attempt, composition) for attempt in collect(made(), n)]
 
 
-def write_samples(attempts: Sequence[object], file: Path) -> None:
-    """Samples as parquet; one that failed is a row without atoms."""
+def write_samples(attempts: Sequence[Structure | FailedAttempt], file: Path) -> None:
+    """Samples as parquet; one that failed is a row without atoms, and with the reason."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -90,6 +101,7 @@ def write_samples(attempts: Sequence[object], file: Path) -> None:
             "numbers": pa.array([list(one.atomic_numbers) if one else [] for one in made], pa.list_(pa.int64())),
             "frac_coords": pa.array([one.frac_coords.ravel() if one else [] for one in made], pa.list_(pa.float64())),
             "cell": pa.array([one.lattice.matrix.ravel() if one else [] for one in made], pa.list_(pa.float64())),
+            "reason": ["" if isinstance(attempt, Structure) else attempt.reason for attempt in attempts],
         }
     )
     partial = file.with_name(f"{file.name}.partial")
@@ -138,12 +150,16 @@ def reproduce(
         if isinstance(generator, str):
             raise UserError(generator)
         loaded[name] = generator
-    kind = f"-{_stem(f'{relaxer.text}-{hull}-{hull_digest(hull, load_relaxer(relaxer).name)}')}" if relaxer else ""
+    kind = ""
+    if relaxer:
+        potential = load_relaxer(relaxer).name
+        load_hull(hull, (), References(potential))  # what can't be read is said before anything is written
+        kind = f"-{_stem(f'{relaxer.text}-{hull}', hull_digest(hull, potential))}"
     _same_run(out, settings)
     tables: dict[str, Any] = {}
     for name, generator in loaded.items():
         on_progress(len(tables), len(generators))
-        stem = _stem(texts[name])
+        stem = _stem(texts[name], _content(texts[name]))
         samples = out / f"{stem}.parquet"
         if not samples.is_file():
             write_samples(sample_freely(generator, n, benchmark, seed=seed), samples)
@@ -161,7 +177,10 @@ def _same_run(out: Path, settings: Mapping[str, Any]) -> None:
     """See that a folder is new, or of a run with these settings."""
     file = out / "settings.json"
     if file.is_file():
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            stored = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{file} is damaged; give another --out") from error
         for name, value in settings.items():
             if stored.get(name) != value:
                 raise UserError(f"{out} is of a run with {name} = {stored.get(name)}, not {value}; give another --out")
@@ -172,8 +191,20 @@ def _same_run(out: Path, settings: Mapping[str, Any]) -> None:
     write_whole(file, json.dumps(dict(settings), indent=1) + "\n")
 
 
-def _stem(text: str) -> str:
-    return re.sub(r"[^\w.+-]", "_", text)
+def _stem(text: str, content: str) -> str:
+    """A name for a file, legible, and another one for another text or content."""
+    digest = hashlib.sha256(f"{text}\0{content}".encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^0-9A-Za-z.+=-]', '_', text)[:60]}-{digest}"
+
+
+def _content(text: str) -> str:
+    """A digest of the files and folders that a specification names."""
+    digest = hashlib.sha256()
+    for named in (Path(value) for value in Spec.parse(text).options.values() if value and isinstance(value, str)):
+        for file in [named] if named.is_file() else sorted(named.rglob("*")) if named.is_dir() else ():
+            if file.is_file():
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def pairs(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -189,8 +220,10 @@ def pairs(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 def predictions(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
     """How well each proxy metric orders the generators as an outcome does: Spearman's rank correlation.
 
-    None with fewer than four generators, or where one of the two is the same for all.
+    None where one of the two is the same for all; nothing with fewer than four generators.
     """
+    if len(tables) < 4:
+        return {}
     return {
         proxy: {outcome: _rank_correlation(tables, proxy, outcome) for outcome in OUTCOMES}
         for proxy in PROXIES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -113,23 +114,27 @@ def generate(order: Order, generator: StructureGenerator) -> list[Record]:
 
 
 def _records(order: Order, generator: StructureGenerator) -> list[Record]:
-    end = f"the generator gave fewer than {order.n} structures"
-    records: list[Record] = []
-    attempts = _attempts(order, generator)
-    while len(records) < order.n:
+    attempts = collect(_attempts(order, generator), order.n)
+    return [accept(order.task, order.start + place, attempt) for place, attempt in enumerate(attempts)]
+
+
+RAISED = "the generator raised"
+
+
+def collect(source: Iterator[object], n: int) -> list[object]:
+    """N attempts of a generator; where it raises or ends, the reason in their place."""
+    end = f"the generator gave fewer than {n} structures"
+    attempts: list[object] = []
+    while len(attempts) < n:
         try:
             with quiet():
-                attempt = next(attempts)
+                attempts.append(next(source))
         except StopIteration:
             break
         except (Exception, SystemExit) as error:  # a generator may raise anything
             end = f"{RAISED} {one_line(error)}"
-            attempt = FailedAttempt(end)
-        records.append(accept(order.task, order.start + len(records), attempt))
-    return records + order.failed(end)[len(records) :]
-
-
-RAISED = "the generator raised"
+            attempts.append(FailedAttempt(end))
+    return attempts + [FailedAttempt(end)] * (n - len(attempts))
 
 
 def _attempts(order: Order, generator: StructureGenerator) -> Iterator[object]:
@@ -151,13 +156,10 @@ def accept(task: Task, index: int, attempt: object) -> Record:
         index,
         origin=_origin(attempt),
     )
-    if isinstance(attempt, FailedAttempt):
-        return replace(record, outcome=Outcome.GENERATOR_FAILED, detail=" ".join(str(attempt.reason).split())[:300])
-    try:
-        structure = _plain(attempt, task.composition)
-    except ValueError as error:
-        return replace(record, outcome=Outcome.GENERATOR_FAILED, detail=str(error))
-    return replace(record, initial_structure=structure, valid=structure_problem(structure) is None)
+    checked = check(attempt, task.composition)
+    if isinstance(checked, FailedAttempt):
+        return replace(record, outcome=Outcome.GENERATOR_FAILED, detail=checked.reason)
+    return replace(record, initial_structure=checked, valid=structure_problem(checked) is None)
 
 
 def _origin(attempt: object) -> str:
@@ -166,20 +168,33 @@ def _origin(attempt: object) -> str:
     return attempt.origin if isinstance(attempt, FailedAttempt) else str(properties.get("origin", ""))
 
 
-def _plain(attempt: object, composition: Composition) -> Structure:
-    """A structure of plain elements in a right-handed cell, with the composition asked for.
+def check(attempt: object, composition: Composition | None) -> Structure | FailedAttempt:
+    """A generator's attempt as a structure of plain elements in a right-handed cell, or why it is none.
 
-    Raises:
-        ValueError: If the attempt is anything else.
+    Args:
+        attempt: What the generator gave.
+        composition: What was asked for; None for any.
     """
+    if isinstance(attempt, FailedAttempt):
+        return FailedAttempt(" ".join(str(attempt.reason).split())[:300])
+    try:
+        return _plain(attempt, composition)
+    except ValueError as error:
+        return FailedAttempt(str(error))
+
+
+def _plain(attempt: object, composition: Composition | None) -> Structure:
     if not isinstance(attempt, Structure):
         raise ValueError(f"the generator gave a {type(attempt).__name__}, not a Structure")
     if not attempt.is_ordered:
         raise ValueError("the generator gave a disordered structure")
+    if not len(attempt):
+        raise ValueError("the generator gave a structure without atoms")
     symbols = [getattr(site.specie, "symbol", str(site.specie)) for site in attempt]
-    plain = all(Element.is_valid_symbol(symbol) for symbol in symbols)
-    if not plain or Composition({symbol: symbols.count(symbol) for symbol in symbols}) != composition:
-        raise ValueError(f"asked for {composition.formula}, the generator gave {attempt.composition.formula}")
+    given = Composition(Counter(symbol for symbol in symbols if Element.is_valid_symbol(symbol)))
+    if given.num_atoms < len(attempt) or given != (composition or given):
+        asked = f"asked for {composition.formula}, " if composition else ""
+        raise ValueError(f"{asked}the generator gave {attempt.composition.formula}")
     if not (np.isfinite(attempt.frac_coords).all() and np.isfinite(attempt.lattice.matrix).all()):
         raise ValueError("the generator gave a coordinate or cell vector that is not a finite number")
     handedness = np.sign(np.linalg.det(attempt.lattice.matrix))

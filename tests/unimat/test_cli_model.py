@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from click.testing import CliRunner
 from pymatgen.core import Composition, Structure
 
 from tests.unimat.crystals import TINY, random_set
+from unimat_search.baselines import cdvae
 from unimat_search.cli import main
 from unimat_search.registry import Spec
 from unimat_search.testing import check_generator
@@ -80,8 +83,8 @@ def test_what_is_wrong_is_one_line(settings: Path, tmp_path: Path) -> None:
 # The weights that ship
 
 
-def test_the_weights_that_ship_are_small_and_say_where_they_come_from() -> None:
-    file = shipped_weights()
+@pytest.mark.parametrize("file", [shipped_weights(), cdvae.shipped_weights()], ids=lambda file: file.stem)
+def test_the_weights_that_ship_are_small_and_say_where_they_come_from(file: Path) -> None:
     assert file.stat().st_size < 30e6
     tensors, header = load(file)
     assert header["config"]["data"]["hold_out"] == "zero_shot/formulas.csv"
@@ -91,16 +94,18 @@ def test_the_weights_that_ship_are_small_and_say_where_they_come_from() -> None:
         assert file.with_suffix(suffix).is_file()
 
 
-def test_the_generator_is_registered_and_keeps_the_contract() -> None:
+@pytest.mark.parametrize("text", ["unimat,steps=5", "cdvae,steps=30"])
+def test_the_generator_is_registered_and_keeps_the_contract(text: str) -> None:
     from unimat_search.registry import load as load_plugin
 
-    generator = load_plugin("generators", Spec.parse("unimat,steps=5"))
+    generator = load_plugin("generators", Spec.parse(text))
     assert isinstance(generator, UniMatGenerator)
     check_generator(generator, "Sr1Ti1O3")
 
 
-def test_the_weights_that_ship_know_rock_salt() -> None:
+@pytest.mark.parametrize("make", [partial(UniMatGenerator, steps=20), cdvae.cdvae], ids=["unimat", "cdvae"])
+def test_the_weights_that_ship_know_rock_salt(make: Callable[[], UniMatGenerator]) -> None:
     """Of ten unrelaxed samples of a textbook crystal several are it; random ones are not."""
     salt = Structure.from_spacegroup("Fm-3m", np.eye(3) * 5.64, ["Na", "Cl"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
-    made = list(UniMatGenerator(steps=20).generate(Composition("NaCl"), 10, seed=0))
+    made = list(make().generate(Composition("NaCl"), 10, seed=0))
     assert sum(isinstance(one, Structure) and one.matches(salt, ltol=0.3, stol=0.5, angle_tol=10) for one in made) >= 3

@@ -9,7 +9,7 @@ from pymatgen.core import Lattice, Structure
 
 from unimat_search.eval.export import res_entry
 from unimat_search.eval.match import best_match, read_known
-from unimat_search.files import read_structures
+from unimat_search.files import read_crystals, read_structures
 from unimat_search.records import MatchSettings, Outcome, Record
 from unimat_search.res import to_res
 
@@ -48,6 +48,16 @@ def test_broken_files_are_named(name: str, content: str, says: str, tmp_path: Pa
     with pytest.raises(ValueError, match=says) as caught:
         list(read_structures(tmp_path / name))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_broken_frame_leaves_the_others(tmp_path: Path) -> None:
+    atoms = Atoms("Fe2", scaled_positions=IRON.frac_coords, cell=IRON.lattice.matrix, pbc=True)
+    write(tmp_path / "made.extxyz", [atoms, atoms, atoms])
+    text = (tmp_path / "made.extxyz").read_text()
+    middle = text.replace("Fe ", "Qq ", 4).replace("Qq ", "Fe ", 2)
+    (tmp_path / "made.extxyz").write_text(middle[: middle.rindex("Fe")])
+    read = dict(read_crystals(tmp_path / "made.extxyz"))
+    assert [isinstance(one, Structure) for one in read.values()] == [True, False, False]
 
 
 def test_every_block_of_a_cif_is_read(tmp_path: Path) -> None:

@@ -2,18 +2,20 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
-from pymatgen.core import Structure
+from pymatgen.core import Composition, Structure
 
 from tests.unimat.crystals import TINY, random_set, tiny_model
 from tests.unimat_search.test_evaluate import alloy
 from unimat_search.cli import main
 from unimat_search.evaluate import TABLE_VERSION, read_benchmark, read_samples
-from unimat_search.free_samples import pairs, predictions, sample_freely, write_samples
+from unimat_search.free_samples import _content, _stem, pairs, predictions, sample_freely, write_samples
 from unimat_search.generation import load_generators
 from unimat_search.protocol import StructureGenerator
 from unimat_search.records import FailedAttempt
@@ -41,8 +43,9 @@ def load(spec: str) -> StructureGenerator:
 def test_generators_are_asked_for_the_same_compositions(data_dir: Path) -> None:
     benchmark = read_benchmark("mp-20", data_dir)
     made, other = (sample_freely(load(name), 6, benchmark, seed=3) for name in ("uniform", "airss"))
-    formulas = [one.composition for one in made]
-    assert formulas == [one.composition for one in other]
+    formulas = [one.composition for one in made if isinstance(one, Structure)]
+    assert len(formulas) == 6
+    assert formulas == [one.composition for one in other if isinstance(one, Structure)]
     assert {one.reduced_formula for one in formulas} <= {one.composition.reduced_formula for one in TRAIN.values()}
     assert not any(a == b for a, b in zip(made, other, strict=True))
     assert made == sample_freely(load("uniform"), 6, benchmark, seed=3)
@@ -64,6 +67,41 @@ def test_failed_samples_stay_in_the_denominator(tmp_path: Path) -> None:
     assert samples.n_generated == 3
     assert list(samples.structures) == ["s-0", "s-2"]
     assert samples.structures["s-0"].matches(TEST["cu-au"])
+    assert samples.reasons == {"s-1": "no luck"}
+
+
+def test_what_a_generator_gives_is_checked(data_dir: Path) -> None:
+    benchmark = read_benchmark("mp-20", data_dir)
+
+    class Ends:
+        def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure]:
+            raise AssertionError
+
+        def generate_freely(self, n: int, *, seed: int) -> Iterator[Structure]:
+            yield TEST["cu-au"]
+            sys.exit(3)
+
+    class Wrong:
+        def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure]:
+            yield TEST["cu-au"]
+
+    first, *others = sample_freely(Ends(), 3, benchmark, seed=0)
+    assert first == TEST["cu-au"]
+    assert others == 2 * [FailedAttempt("the generator raised SystemExit: 3")]
+    (wrong,) = sample_freely(Wrong(), 1, benchmark, seed=0)
+    assert isinstance(wrong, FailedAttempt)
+    assert "the generator gave Cu" in wrong.reason
+
+
+def test_names_of_samples_differ_as_the_files_named_do(tmp_path: Path) -> None:
+    one, other = tmp_path / "a b.cif", tmp_path / "a_b.cif"
+    for file in (one, other):
+        file.write_text("1")
+    texts = [f"files,path={file}" for file in (one, other)]
+    stems = [_stem(text, _content(text)) for text in texts]
+    one.write_text("2")
+    stems.append(_stem(texts[0], _content(texts[0])))
+    assert len(set(stems)) == 3
 
 
 def test_proxies_foretell_in_ranks() -> None:
@@ -76,7 +114,7 @@ def test_proxies_foretell_in_ranks() -> None:
     assert found["valid_structure"]["convergence_rate"] == pytest.approx(-1.0)
     assert found["unique"]["stable_unique_new"] is None
     assert found["valid_structure"]["formation_energy_per_atom"] is None
-    assert predictions(dict(list(tables.items())[:3]))["valid_structure"]["stable_unique_new"] is None
+    assert predictions(dict(list(tables.items())[:3])) == {}
 
 
 def test_pairs_are_of_compositions_that_both_made() -> None:
@@ -97,8 +135,10 @@ def test_the_commands_go_on_with_what_is_there(data_dir: Path, tmp_path: Path) -
     assert "UniMat (paper)" in result.output
     assert "Given compositions and numbers of atoms of training crystals: uniform, substitution;" in result.output
     kept = {file.name: file.read_bytes() for file in out.iterdir()}
-    assert {"uniform.parquet", "substitution.parquet", f"uniform-{TABLE_VERSION}.json", "rq1.md"} <= set(kept)
-    assert json.loads(kept[f"substitution-{TABLE_VERSION}.json"])["n_generated"] == 4
+    assert {"rq1.md", "settings.json"} <= set(kept)
+    assert len(list(out.glob("uniform-*.parquet"))) == len(list(out.glob("substitution-*.parquet"))) == 1
+    (table,) = out.glob(f"substitution-*-{TABLE_VERSION}.json")
+    assert json.loads(table.read_text())["n_generated"] == 4
     (data_dir / "phases.csv").write_text("formula,formation_energy_per_atom\nNiAl,-0.5\n")
     relaxed = ["--relaxer", "emt", "--hull", str(data_dir / "phases.csv")]
     result = CliRunner().invoke(main, ["reproduce", "rq4", *options, *relaxed])
@@ -123,7 +163,7 @@ def test_a_generator_that_raises_costs_its_own_sample(data_dir: Path) -> None:
         def generate(self, composition: object, n: int, *, seed: int) -> object:
             if seed % 2:
                 raise RuntimeError("not today")
-            yield TRAIN["cu-ni"]
+            yield from (one for one in TRAIN.values() if one.composition == composition)
 
     made = sample_freely(Moody(), 4, read_benchmark("mp-20", data_dir), seed=0)  # type: ignore[arg-type]
     assert [isinstance(one, FailedAttempt) for one in made] == [False, True, False, True]
