@@ -86,6 +86,8 @@ def build_hull(
     Raises:
         ValueError: If data are missing, or the file is damaged or of another potential.
     """
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"the folder of {out} does not exist; create it first")
     rows = _rows(data_dir)
     wanted = list(islice(_by_stability(data_dir, rows), limit))
     potential = load_relaxer(relaxer).name
@@ -120,12 +122,24 @@ def _done(out: Path, potential: str) -> dict[str, RelaxedPhase]:
     return {phase.material_id: phase for phase in phases if phase.outcome != Outcome.RELAXER_FAILED}
 
 
+def phases_file(data_dir: Path) -> Path:
+    """The Materials Project's phases near its hull.
+
+    Raises:
+        ValueError: If the folder has none.
+    """
+    file = data_dir / PHASES
+    if not file.is_file():
+        raise ValueError(f"there is no {file}; give the folder of the data sets with --data-dir")
+    return file
+
+
 def _rows(data_dir: Path) -> dict[str, dict[str, Any]]:
     """Rows of the phases' structures by material id."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    names = pq.read_table(data_dir / PHASES, columns=["material_id"])["material_id"]
+    names = pq.read_table(phases_file(data_dir), columns=["material_id"])["material_id"]
     rows: dict[str, dict[str, Any]] = {}
     for file in filter(Path.is_file, (data_dir / name for name in reversed(GEOMETRIES))):
         table = pq.read_table(file, columns=["material_id", "numbers", "frac_coords", "cell"])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Composition
 
 from unimat_search.eval.hull import Hull, Phase
-from unimat_search.eval.hull_build import PHASES, RelaxedPhase
+from unimat_search.eval.hull_build import RelaxedPhase, phases_file
 from unimat_search.eval.references import References
 
 FloatArray = NDArray[np.float64]
@@ -49,7 +49,7 @@ def true_phases(data_dir: Path) -> dict[str, Phase]:
     import pyarrow.parquet as pq
 
     columns = ["material_id", "formula", "formation_energy_per_atom", "mp_2021_id"]
-    rows = pq.read_table(data_dir / PHASES, columns=columns).to_pylist()
+    rows = pq.read_table(phases_file(data_dir), columns=columns).to_pylist()
     return {
         row["material_id"]: Phase(Composition(row["formula"]).reduced_formula, row["formation_energy_per_atom"])
         for row in rows
@@ -79,8 +79,10 @@ def check_hull(
         that it has against the true hull; "potential", the potential's hull against these: its own error.
 
     Raises:
-        ValueError: If no phase is in both.
+        ValueError: If no phase is in both, or the phases are of another potential.
     """
+    if others := {phase.potential for phase in relaxed} - {references.potential}:
+        raise ValueError(f"the phases were relaxed by {min(others)}, not by {references.potential}; give --relaxer")
     ours = _formation_energies(relaxed, references)
     shared = sorted(name for name in ours if name in true)
     if not shared:

@@ -67,12 +67,14 @@ def load_hull(source: str, systems: Collection[frozenset[str]], references: Refe
     if not source and not file.is_file():
         return None
     try:
-        rows = [row for row in _read(file) if _has_energy(row)]
+        rows = _usable(_read(file), references.potential)
         found = {elements_of(row["formula"]) for row in rows}
         wanted = {own for own in found if any(own <= system for system in systems)}
         phases = [phase for row in rows if elements_of(row["formula"]) in wanted and (phase := _phase(row, references))]
-    except (OSError, EOFError, zlib.error, ArrowException, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HullError(f"the hull {file} can't be read: {first_line(error)}; accepted: {FORMATS}") from error
+    except KeyError as error:
+        raise HullError(f"the hull {file} has no column {error.args[0]}; accepted: {FORMATS}") from error
+    except (OSError, EOFError, zlib.error, ArrowException, ValueError, TypeError, AttributeError) as error:
+        raise HullError(f"the hull {file} can't be used: {first_line(error)}; accepted: {FORMATS}") from error
     if source:
         return Hull(f"{file.name}, {len(rows)} phases", phases)
     return Hull(f"{references.potential}, {len(rows)} phases{_error(references.potential)}", phases)
@@ -118,6 +120,21 @@ def _read(file: Traversable) -> Sequence[Row]:
     if name.endswith((".json", ".json.gz")):
         return list(_entries(json.loads(text)))
     raise ValueError("its format is unknown")
+
+
+def _usable(rows: Sequence[Row], potential: str) -> list[Row]:
+    """The rows with an energy.
+
+    Raises:
+        ValueError: If there are none, or energies are another potential's.
+    """
+    usable = [row for row in rows if _has_energy(row)]
+    if not usable:
+        raise ValueError("it holds no phase with an energy")
+    named = {row.get("potential") for row in usable if _column(row) == "energy_per_atom"}
+    if others := named - {None, "", potential}:
+        raise ValueError(f"its energies are of {others.pop()}, not of {potential}")
+    return usable
 
 
 def _column(row: Row) -> str:

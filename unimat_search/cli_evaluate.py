@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from unimat_search.shell import DATA_DIR, SPEC, clear_errors
+from unimat_search.shell import DATA_DIR, SPEC, BadInput, clear_errors
 
 
 @click.command()
@@ -33,6 +33,8 @@ def evaluate(
         from unimat_search.evaluate import evaluate as evaluate_samples
         from unimat_search.registry import Spec
 
+        if hull and not relaxer:
+            raise BadInput(f"--hull {hull} needs relaxed energies; give --relaxer too")
         spec = Spec.parse(relaxer) if relaxer else None
         if spec:
             load_relaxer(spec)

@@ -62,11 +62,15 @@ def read_crystals(path: Path) -> Iterator[tuple[str, Structure | FailedAttempt]]
     """Yield every structure of a file or folder with a name, charges taken off, or why it is no crystal.
 
     Raises:
-        ValueError: If the path is missing, of no known format, or a file as a whole can't be read.
+        ValueError: If the path is missing, of no known format, or empty, or a file as a whole can't be read.
     """
-    for file in structure_files(path):
-        for name, item in read_file(file):
-            yield name, _crystal(item) if isinstance(item, Structure) else item
+    items = ((name, item) for file in structure_files(path) for name, item in read_file(file))
+    none = True
+    for name, item in items:
+        none = False
+        yield name, _crystal(item) if isinstance(item, Structure) else item
+    if none:
+        raise ValueError(f"{path} holds no structure; see that something was written to it")
 
 
 def _crystal(structure: Structure) -> Structure | FailedAttempt:

@@ -171,6 +171,9 @@ def test_energies_count_from_the_potentials_references(tmp_path: Path) -> None:
         ("h.json", b'{"entries": [1]}'),
         ("h.json", json.dumps([ComputedEntry("NaCl", -1.0).as_dict()]).encode()),
         ("h.txt", b""),
+        ("h.csv", b""),
+        ("h.csv", b"formula,formation_energy_per_atom\nNaCl,\n"),
+        ("h.json", b"[]"),
     ],
 )
 def test_a_bad_file_is_one_line_and_nothing_is_written(tmp_path: Path, name: str, content: bytes | None) -> None:
@@ -323,7 +326,7 @@ def test_a_hull_is_held_against_the_true_one(data_dir: Path) -> None:
     out = data_dir / "emt.csv.gz"
     relaxed = build_hull(data_dir, out, Spec.parse("emt"), limit=3, workers=1)
     energies = {phase.formula: float(phase.energy_per_atom) for phase in relaxed}
-    references = References("emt", "", {name: ElementReference(energies[name], "", 1, 1) for name in ("Cu", "Au")})
+    references = References("ase-emt", "", {el: ElementReference(energies[el], "", 1, 1) for el in ("Cu", "Au")})
     checked = check_hull(relaxed, references, true_phases(data_dir))
     ours = energies["CuAu"] - (energies["Cu"] + energies["Au"]) / 2
     assert checked["relaxed"].n == 3
@@ -334,7 +337,11 @@ def test_a_hull_is_held_against_the_true_one(data_dir: Path) -> None:
     assert checked["missing phases"].decomposition == pytest.approx(0.034, abs=1e-6)
     assert checked["potential"].decomposition == pytest.approx(abs(ours + 0.1), abs=1e-6)
     with pytest.raises(ValueError, match="shares no phase"):
-        check_hull(relaxed, NO_REFERENCES, true_phases(data_dir))
+        check_hull(relaxed, References("ase-emt"), true_phases(data_dir))
+    with pytest.raises(ValueError, match=r"relaxed by ase-emt, not by chgnet-0\.3\.0"):
+        check_hull(relaxed, load_references("chgnet-0.3.0"), true_phases(data_dir))
+    with pytest.raises(HullError, match=r"are of ase-emt, not of chgnet-0\.3\.0"):
+        load_hull(str(out), [], load_references("chgnet-0.3.0"))
 
 
 def test_the_hull_that_ships() -> None:

@@ -11,7 +11,7 @@ from pymatgen.core import Lattice, Structure
 
 from unimat_search.baselines.published import published
 from unimat_search.cli import main
-from unimat_search.evaluate import NAMES, compared, evaluate, footnotes, read_benchmark, read_samples
+from unimat_search.evaluate import NAMES, Samples, compared, evaluate, footnotes, read_benchmark, read_samples
 from unimat_search.registry import Spec
 from unimat_search.unimat.sources import from_structures, write_parquet
 
@@ -160,10 +160,14 @@ def test_the_command(data_dir: Path) -> None:
     assert "0.972" in result.output
     as_json = CliRunner().invoke(main, [*command, "--format", "json"])
     assert json.loads(as_json.output)["coverage_recall"] == 1.0
+    empty = data_dir / "empty.extxyz"
+    empty.write_text("")
     for wrong, says in (
         (["evaluate", str(data_dir / "missing.cif"), "--data-dir", str(data_dir)], "does not exist"),
         (["evaluate", file, "--data", "mp-21", "--data-dir", str(data_dir)], "mp_21/test"),
         (["evaluate", file, "--data-dir", str(data_dir), "--relaxer", "nothing"], "none of the relaxers"),
+        (["evaluate", file, "--data-dir", str(data_dir), "--hull", "phases.csv"], "give --relaxer"),
+        (["evaluate", str(empty), "--data-dir", str(data_dir)], "empty.extxyz holds no structure"),
     ):
         result = CliRunner().invoke(main, wrong)
         assert result.exit_code == 2
@@ -181,3 +185,13 @@ def test_papers_say_what_can_be_compared() -> None:
         assert paper.comparable
         assert set(paper.metrics) <= set(NAMES)
     assert published("nothing") == []
+
+
+def test_a_flat_cell_counts_and_costs_nothing(data_dir: Path) -> None:
+    """A billionth of an angstrom high: valid by the benchmarks' rule; its neighbours could not be counted."""
+    flat = Structure(Lattice(np.diag([1e-9, 2e4, 2e4])), ["Fe"], [[0.0, 0, 0]])
+    table = evaluate(Samples({"flat": flat}, {"other": "no luck"}), read_benchmark("mp-20", data_dir), workers=1)
+    assert table["valid_structure"] == 0.5
+    assert table["unique"] == 0.0
+    assert table["unreadable"] == {"no luck": 1}
+    assert "1 can't be read: 1 no luck" in footnotes({"samples": table}, [])

@@ -100,8 +100,8 @@ def find_data(source: str, data_dir: Path | None) -> Path:
         return Path(source)
     if source in PUBLIC:
         return fetch(source)
-    where = f" in {data_dir}" if data_dir else "; public sets by name: " + ", ".join(sorted(PUBLIC))
-    raise ValueError(f"there is no data {source!r}{where}")
+    where = f" in {data_dir}" if data_dir else ""
+    raise ValueError(f"there is no data {source!r}{where}; public sets by name: {', '.join(sorted(PUBLIC))}")
 
 
 def read_parquet(path: Path) -> Reading:
