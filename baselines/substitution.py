@@ -27,6 +27,7 @@ from unimat_search.shaking import Shaking, shaken
 from unimat_search.unimat.elements import SYMBOLS, composition_key, composition_numbers
 from unimat_search.unimat.sources import find_data, read_formulas, read_source
 from unimat_search.unimat.structures import StructureSet
+from unimat_search.unimat.training_data import compact
 
 FloatArray = NDArray[np.float64]
 Anonymous = tuple[int, ...]
@@ -40,6 +41,10 @@ MENDELEEV = 5.0
 
 ALIKE = 0.15
 """Templates whose fingerprints differ by less are one prototype: noise of 0.05 angstrom makes as much."""
+
+LARGEST_VOLUME = 2.7
+"""Templates of more than this many times the volume that their composition usually has (atoms in a cell far too wide,
+of which the Materials Project has thousands) are none."""
 
 SHAKE = Shaking(amplitude=0.4, strain=0.05)
 """Of templates that come round again."""
@@ -135,6 +140,7 @@ def _templates(data: str, without: str, folder: Path | None) -> tuple[StructureS
     if without:
         left_out = read_formulas(find_data(without, folder))
         templates = templates.where(lambda key: key not in left_out)
+    templates = compact(templates, LARGEST_VOLUME)
     if not len(templates):
         raise UserError(f"{data} without the formulas of {without or 'nothing'} holds no structure")
     rows: dict[Anonymous, list[int]] = {}

@@ -40,6 +40,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def test_atoms_in_a_wide_cell_are_no_template(tmp_path: Path) -> None:
+    """A perovskite at three times its edge is left out; as the only template of its kind it leaves none."""
+    wide = {**SALTS, "wide": crystal("Pm-3m", 12.0, ("Sr", [0, 0, 0]), ("Ti", [0.5, 0.5, 0.5]), ("O", [0.5, 0.5, 0]))}
+    del wide["perovskite"]
+    several = {f"{name}-{k}": one for name, one in wide.items() for k in range(1 if name == "wide" else 20)}
+    write_parquet(from_structures(several.items()), tmp_path / "templates.parquet")
+    (made,) = TemplateSubstitution(data=str(tmp_path / "templates.parquet")).generate(Composition("BaZrO3"), 1, seed=0)
+    assert isinstance(made, FailedAttempt)
+
+
 @pytest.fixture(scope="module")
 def generator(data: Path) -> TemplateSubstitution:
     return TemplateSubstitution(data=str(data))
