@@ -456,6 +456,12 @@ def footnotes(tables: Mapping[str, Mapping[str, Any]], papers: Sequence[Publishe
         if one.get("hull_reference"):
             below = [f"{one[key]} below {bound:g}" for key, bound in zip(HULL_COUNTS, BOUNDS, strict=True)]
             of = f"e_above_hull, eV/atom, of {one['n_hull_distances']} structures"
-            lines.append(f"{name}: {of}: {', '.join(below)}; against {one['hull_reference']}.")
-    lines += [f"{paper.name}: {paper.citation}; {paper.protocol}. Comparable: {paper.comparable}." for paper in papers]
+            lines.append(f"{name}: {of}: {', '.join(below)}.")
+    hulls = {one["hull_reference"]: None for one in tables.values() if one.get("hull_reference")}
+    lines += [f"Hull: {hull}." for hull in hulls]
+    protocols: dict[str, list[str]] = {}
+    for paper in papers:
+        protocol = f"{paper.protocol}. Comparable: {paper.comparable}."
+        protocols.setdefault(protocol, []).append(f"{paper.name}: {paper.citation}")
+    lines += ["; ".join([*citations, protocol]) for protocol, citations in protocols.items()]
     return "\n".join(lines)

@@ -208,12 +208,13 @@ def _content(text: str) -> str:
 
 
 def pairs(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Lowest relaxed energies of every two generators at the compositions that both made (the paper's delta E_f)."""
+    """Lowest relaxed energies of two generators at the compositions that both made (the paper's delta E_f), if any."""
     found = {}
     for theirs, ours in combinations(tables, 2):
         first, second = tables[ours]["lowest"], tables[theirs]["lowest"]
         deltas = [first[formula] - second[formula] for formula in first if formula in second]
-        found[f"{ours} against {theirs}"] = summarise_deltas(deltas) | {"mean": estimate(np.array(deltas))}
+        if deltas:
+            found[f"{ours} against {theirs}"] = summarise_deltas(deltas) | {"mean": estimate(np.array(deltas))}
     return found
 
 
