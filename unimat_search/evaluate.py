@@ -36,6 +36,7 @@ from unimat_search.eval.sets import (
 )
 from unimat_search.files import read_crystals, write_whole
 from unimat_search.fingerprint import FloatArray
+from unimat_search.formats import UNREAD
 from unimat_search.records import MatchSettings, Outcome, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
 from unimat_search.unimat.elements import SYMBOLS, composition_key, composition_numbers
@@ -420,7 +421,7 @@ def _reasons(tables: Mapping[str, Mapping[str, Any]], key: str, what: str) -> li
     lines = []
     for name, reasons in ((name, table.get(key)) for name, table in tables.items()):
         if reasons:
-            shown = "; ".join(f"{count} {reason}" for reason, count in islice(reasons.items(), 3))
+            shown = "; ".join(f"{count} {reason.removeprefix(UNREAD)}" for reason, count in islice(reasons.items(), 3))
             rest = f"; {len(reasons) - 3} other reasons" if len(reasons) > 3 else ""
             lines.append(f"{name}: {sum(reasons.values())} {what}: {shown}{rest}.")
     return lines
