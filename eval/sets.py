@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,7 +99,7 @@ class KnownCrystals:
     def __init__(self, structures: Mapping[str, Sequence[Structure]], matcher: MatchSettings = SAME) -> None:
         self.structures = structures
         self._matcher = structure_matcher(matcher)
-        self._known: dict[str, list[tuple[FloatArray, Structure]]] = {}
+        self._known: dict[str, list[_Crystal]] = {}
 
     def __contains__(self, structure: object) -> bool:
         if not isinstance(structure, Structure):
@@ -108,17 +109,29 @@ class KnownCrystals:
         if not others:
             return False
         if formula not in self._known:
-            self._known[formula] = [(fingerprint(other), _reduced(other)) for other in others]
-        own, reduced = fingerprint(structure), _reduced(structure)
+            self._known[formula] = [_Crystal(other) for other in others]
+        own = _Crystal(structure)
         return any(
-            difference(own, print_) <= CLOSE and self._matcher.fit(other, reduced, skip_structure_reduction=True)
-            for print_, other in self._known[formula]
+            difference(own.fingerprint, other.fingerprint) <= CLOSE
+            and self._matcher.fit(other.reduced, own.reduced, skip_structure_reduction=True)
+            for other in self._known[formula]
         )
 
 
-def _reduced(structure: Structure) -> Structure:
-    """As StructureMatcher begins every comparison: done once, it takes most of the time off Carbon-24."""
-    return structure.get_reduced_structure("niggli").get_primitive_structure()
+@dataclass(frozen=True)
+class _Crystal:
+    """What comparisons of a structure need of it, computed once and not before one needs it."""
+
+    structure: Structure
+
+    @cached_property
+    def fingerprint(self) -> FloatArray:
+        return fingerprint(self.structure)
+
+    @cached_property
+    def reduced(self) -> Structure:
+        """As StructureMatcher begins every comparison: it takes most of the time off Carbon-24."""
+        return self.structure.get_reduced_structure("niggli").get_primitive_structure()
 
 
 def rms_distances(

@@ -238,8 +238,8 @@ def _stability(
         workers: Processes.
     """
     results = _relaxed(structures, relaxer, RelaxSettings(), workers)
-    failures = Counter(failure for result in results.values() if (failure := _failure(result, references)))
-    results = {row: result for row, result in results.items() if not _failure(result, references)}
+    failed = {row: reason for row, result in results.items() if (reason := _failure(result, references))}
+    results = {row: result for row, result in results.items() if row not in failed}
     energies = {
         row: energy for row, one in results.items() if (energy := _formation_energy(one, references)) is not None
     }
@@ -251,7 +251,7 @@ def _stability(
     return {
         "hull_reference": hull.reference if hull else None,
         "convergence_rate": rate(len(results), n_generated),
-        "failures": dict(failures.most_common()),
+        "failures": dict(Counter(failed.values()).most_common()),
         "formation_energy_per_atom": float(np.mean(list(energies.values()))) if energies else None,
         "displacement": float(np.mean(moved)) if moved else None,
         "lowest": _lowest(structures, energies),
