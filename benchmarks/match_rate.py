@@ -15,7 +15,7 @@ import click
 import numpy as np
 import torch
 
-from unimat_search.eval.parallel import usable_cores
+from unimat_search.eval.backends import usable_cores
 from unimat_search.match_rate import match_rates
 from unimat_search.unimat.checkpoint import load_model
 from unimat_search.unimat.model import SampleSettings

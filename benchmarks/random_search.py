@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from unimat_search.airss.candidates import Wish, build_arrays, build_structures, make_plan
 from unimat_search.airss.settings import BuildSettings
 from unimat_search.airss.symmetry import orders
-from unimat_search.eval.parallel import worker_processes
+from unimat_search.eval.backends import worker_processes
 from unimat_search.records import FailedAttempt
 
 FloatArray = NDArray[np.float64]

@@ -273,6 +273,10 @@ class Bfgs:
     scaled so that their curvature resembles an atom's whatever the size of the cell. A step that raises the
     energy is taken back and its length is cut; a crystal that fails `PATIENCE` times goes on with FIRE, from
     the lowest point of its descent.
+
+    Args:
+        device: Of the tensors.
+        noise: Rise of the energy that does not count, eV/atom.
     """
 
     NEAR = 2.0
@@ -284,13 +288,12 @@ class Bfgs:
     START_RADIUS, MAX_RADIUS = 0.1, 0.3
     """Longest move of an atom in a step, angstrom."""
     LONGER, SHORTER = 1.5, 0.3
-    NOISE = 2e-6
-    """Rise of the energy that does not count, eV/atom: float32 in a network's energy."""
     PATIENCE = 8
     CELL = 2.0
     """How far a strain of 1 moves an atom, angstrom, as the scale of the cell's variables."""
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "cpu", noise: float = 2e-6) -> None:
+        self._noise = noise
         zero = torch.zeros(0, dtype=torch.float64, device=device)
         rows, square, flag = zero.view(0, 0, 3), zero.view(0, 0, 0), zero.bool()
         self._memory = _BfgsMemory(rows, rows, zero, square, flag, zero, zero.long(), flag, flag)
@@ -308,7 +311,7 @@ class Bfgs:
 
     def stands(self, energies: Tensor, sizes: Tensor) -> Tensor:
         """See `Optimizer.stands`."""
-        return ~self._memory.newton | (energies <= self._memory.energy + self.NOISE * sizes)
+        return ~self._memory.newton | (energies <= self._memory.energy + self._noise * sizes)
 
     def step(self, x: Tensor, forces: Tensor, energies: Tensor, sizes: Tensor) -> Tensor:
         """See `Optimizer.step`."""
@@ -352,4 +355,8 @@ class Bfgs:
         return torch.where(learns[:, None, None], updated, inverse), taught | learns
 
 
-OPTIMIZERS: dict[str, Callable[[str], Optimizer]] = {"bfgs": Bfgs, "fire": Fire}
+OPTIMIZERS: dict[str, Callable[[str, float], Optimizer]] = {
+    "bfgs": Bfgs,
+    "fire": lambda device, _: Fire(device),
+}
+"""By name, from the device and the rise of the energy that does not count."""

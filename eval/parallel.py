@@ -1,4 +1,4 @@
-"""Work over processes, one thread each: generation, and relaxation of chunks of structures.
+"""Work over processes, one thread each: jobs of any kind, and relaxation of chunks of structures.
 
 A chunk is relaxed as a whole, whatever the number of workers, so results depend on neither the machine's
 load nor on what was done before.
@@ -8,27 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import signal
-import threading
-import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import joblib
-from joblib.externals.loky import get_reusable_executor, process_executor
-
-from unimat_search.eval.relax import BatchedRelaxer, one_line
+from unimat_search.eval.backends import Backend, JobLostError, WorkerDiedError, Workers, backend_of
+from unimat_search.eval.relax import BatchedRelaxer
 from unimat_search.eval.sanity import judge
 from unimat_search.protocol import Relaxer
-from unimat_search.records import Relaxation, RelaxSettings
+from unimat_search.records import Relaxation, RelaxSettings, one_line
 from unimat_search.registry import PluginError, Spec, load
 
 if TYPE_CHECKING:
@@ -93,68 +85,121 @@ class Job(Generic[Tag, Item, Result]):
     failed: Callable[[str], Result]
 
 
+class _Pursuit(Generic[Tag, Item, Result]):
+    """A job and how far it is done: at once, or in parts if a worker died of it."""
+
+    def __init__(self, job: Job[Tag, Item, Result]) -> None:
+        self.job = job
+        self.results: list[Result] = []
+        self._parts = deque([list(job.items)])
+
+    @property
+    def part(self) -> list[Item] | None:
+        """What is to be done next; None at the end."""
+        return self._parts[0] if self._parts else None
+
+    def survived(self, results: list[Result]) -> None:
+        """Take in the results of the part."""
+        self._parts.popleft()
+        self.results += results
+
+    def raised(self, error: Exception) -> None:
+        """All items of the part have failed."""
+        self.survived([self.job.failed(one_line(error)) for _ in self._parts[0]])
+
+    def killed_its_worker(self) -> None:
+        """Go on item by item; an item that is alone has failed."""
+        part = self._parts[0]
+        if len(part) == 1:
+            self.survived([self.job.failed("its process died")])
+        else:
+            self._parts.popleft()
+            self._parts.extendleft([item] for item in reversed(part))
+
+
+class _Dispatcher(Generic[Tag, Item, Result]):
+    """Keeps a backend busy; see `run_jobs`."""
+
+    def __init__(self, next_job: Callable[[], Job[Tag, Item, Result] | None], backend: Backend) -> None:
+        self._next_job = next_job
+        self._backend = backend
+        self._running: dict[Any, _Pursuit[Tag, Item, Result]] = {}
+        self._lost: list[_Pursuit[Tag, Item, Result]] = []
+        self._suspects: deque[_Pursuit[Tag, Item, Result]] = deque()
+
+    def run(self) -> Iterator[tuple[Job[Tag, Item, Result], list[Result]]]:
+        """Yield jobs with their results."""
+        while self._fill():
+            for ticket in self._backend.wait(self._running):
+                pursuit = self._running.pop(ticket)
+                self._take_in(ticket, pursuit)
+                if pursuit.part is None:
+                    yield pursuit.job, pursuit.results
+
+    def _fill(self) -> bool:
+        """Submit what may be in flight; False if nothing is left.
+
+        One suspect is tried at a time, and where a dying worker takes others with it, with nothing else in flight.
+        """
+        alone = not self._backend.isolates
+        while not (alone and self._suspects) and len(self._running) < self._backend.slots:
+            pursuit = self._lost.pop() if self._lost else self._new()
+            if pursuit is None:
+                break
+            self._submit(pursuit)
+        if self._suspects and self._suspects[0] not in self._running.values() and not (alone and self._running):
+            self._submit(self._suspects[0])
+        return bool(self._running)
+
+    def _new(self) -> _Pursuit[Tag, Item, Result] | None:
+        job = self._next_job()
+        return None if job is None else _Pursuit(job)
+
+    def _submit(self, pursuit: _Pursuit[Tag, Item, Result]) -> None:
+        assert pursuit.part is not None
+        self._running[self._backend.submit(pursuit.job.run, pursuit.part)] = pursuit
+
+    def _take_in(self, ticket: Any, pursuit: _Pursuit[Tag, Item, Result]) -> None:  # noqa: ANN401
+        suspected = pursuit in self._suspects
+        try:
+            pursuit.survived(self._backend.results(ticket))
+        except WorkerDiedError:
+            if suspected or self._backend.isolates:
+                pursuit.killed_its_worker()
+            if not suspected and pursuit.part:
+                self._suspects.append(pursuit)
+        except JobLostError:
+            if not suspected:
+                self._lost.append(pursuit)
+        except Exception as error:  # a job may raise anything
+            pursuit.raised(error)
+        if suspected and pursuit.part is None:
+            self._suspects.remove(pursuit)
+
+
 def run_jobs(
-    next_job: Callable[[], Job[Tag, Item, Result] | None], *, workers: int
+    next_job: Callable[[], Job[Tag, Item, Result] | None], *, workers: Workers
 ) -> Iterator[tuple[Job[Tag, Item, Result], list[Result]]]:
-    """Do jobs in `workers` processes, and yield each with its results when it is done.
+    """Do jobs, and yield each with its results when it is done.
 
     Args:
         next_job: Asked, in the caller's thread, as workers get free; None where no job is ready, which is asked again
             after the next result. With none in flight either, that is the end.
-        workers: Processes.
+        workers: Processes of this machine, or another backend.
 
     Yields:
-        The job and one result for each of its items, in their order. What a dying worker held is tried again with
-        nothing else in flight, then item by item; the one that kills its worker again has failed.
+        The job and one result for each of its items, in their order. What a dying worker held is tried again, one job
+        at a time and in the end item by item; the one that kills its worker again has failed. What was lost on its way
+        is submitted again.
     """
-    running: dict[Future[list[Result]], Job[Tag, Item, Result]] = {}
-    suspects: list[Job[Tag, Item, Result]] = []
+    backend = backend_of(workers)
     finished = False
     try:
-        while True:
-            while not suspects and len(running) < 2 * workers and (job := next_job()):
-                running[_submit(job, workers)] = job
-            if not running:
-                break
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                job = running.pop(future)
-                if isinstance(future.exception(), BrokenProcessPool):
-                    suspects.append(job)
-                else:
-                    yield job, _results(future, job)
-            if not running:  # a broken pool fails everything in flight; one of these broke it
-                for job in suspects:
-                    yield job, _run_alone(job, workers)
-                suspects.clear()
+        yield from _Dispatcher(next_job, backend).run()
         finished = True
     finally:
         if not finished:  # left early: by an error, an interruption, or a caller who has enough
-            worker_processes(workers).shutdown(wait=False, kill_workers=True)
-
-
-def _submit(job: Job[Tag, Item, Result], workers: int) -> Future[list[Result]]:
-    try:
-        future: Future[list[Result]] = worker_processes(workers).submit(job.run, list(job.items))
-    except BrokenProcessPool as error:  # it broke since the last look at it
-        future = Future()
-        future.set_exception(error)
-    return future
-
-
-def _run_alone(job: Job[Tag, Item, Result], workers: int) -> list[Result]:
-    """Try a job with nothing else in flight; if the worker dies again, each item on its own."""
-    future = _submit(job, workers)
-    if not isinstance(future.exception(), BrokenProcessPool):
-        return _results(future, job)
-    if len(job.items) == 1:
-        return [job.failed("its process died")]
-    return [result for item in job.items for result in _run_alone(replace(job, items=[item]), workers)]
-
-
-def _results(future: Future[list[Result]], job: Job[Tag, Item, Result]) -> list[Result]:
-    error = future.exception()
-    return [job.failed(one_line(error)) for _ in job.items] if error else future.result()
+            backend.abandon()
 
 
 def relax_chunks(
@@ -162,15 +207,15 @@ def relax_chunks(
     chunks: Iterable[tuple[Tag, Sequence[Structure]]],
     settings: RelaxSettings,
     *,
-    workers: int,
+    workers: Workers,
 ) -> Iterator[tuple[Tag, list[Relaxation]]]:
-    """Relax chunks of structures in `workers` processes, and yield each chunk when it is done.
+    """Relax chunks of structures, and yield each chunk when it is done.
 
     Args:
         spec: The relaxer; every process builds its own.
         chunks: Tagged lists of structures, consumed as workers get free.
         settings: When a relaxation ends.
-        workers: Processes.
+        workers: Processes of this machine, or another backend.
 
     Yields:
         The chunk's tag and one relaxation for each of its structures, in their order; see `run_jobs`.
@@ -191,43 +236,11 @@ def _failed_relaxation(reason: str) -> Relaxation:
     return Relaxation(-1, detail=reason)
 
 
-def worker_processes(count: int) -> Any:  # noqa: ANN401 - loky is untyped
-    """An executor of processes with one thread each, that end with this one.
-
-    A new one if the last one broke, or stands in another folder (plug-ins are imported from the working one).
-    """
-    start = (os.getpid(), Path.cwd())
-    return get_reusable_executor(max_workers=count, env=ONE_THREAD, initializer=_start_worker, initargs=start)
-
-
-def _start_worker(parent: int, folder: Path) -> None:
-    """Leave interruptions to the parent, and end with it however it ends."""
-    process_executor._USE_PSUTIL = False  # it takes a model that is loaded for a leak, and ends the worker
-    os.chdir(folder)
-
-    def follow() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if os.getppid() == parent:
-        threading.Thread(target=follow, daemon=True).start()
-
-
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-
-
 def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Consecutive lists of `size` items, the last one maybe shorter."""
     source = iter(items)
     while chunk := list(islice(source, size)):
         yield chunk
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, a container's quota heeded."""
-    return int(joblib.cpu_count())
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimat_search.eval.sanity import Problem
+from unimat_search.records import Outcome, first_line, one_line
+
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
     from pymatgen.core import Structure
@@ -116,6 +119,35 @@ class Potential(Protocol):
     def evaluate(self, crystals: Crystals) -> Evaluations:
         """Evaluate each geometry; may raise for the whole batch, which is then tried in parts."""
         ...
+
+
+class EvaluationError(Exception):
+    """A geometry that could not be evaluated.
+
+    Attributes:
+        outcome: What that means for its relaxation.
+    """
+
+    outcome = Outcome.RELAXER_FAILED
+
+
+class ScfError(EvaluationError):
+    """No self-consistent solution."""
+
+    outcome = Outcome.SCF_NOT_CONVERGED
+
+
+class OverdueError(EvaluationError):
+    """The structure's time was over."""
+
+    outcome = Outcome.TIME_LIMIT
+
+
+def problem_of(error: Exception) -> Problem:
+    """What an error in an evaluation, anybody's, means for a relaxation."""
+    if isinstance(error, EvaluationError):
+        return Problem(error.outcome, first_line(error))
+    return Problem(Outcome.RELAXER_FAILED, one_line(error))
 
 
 class AsePotential:

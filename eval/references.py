@@ -11,15 +11,17 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 
 from pymatgen.core import Composition, Element, Lattice, Structure
 
+from unimat_search.eval.backends import Workers
 from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, relax_chunks
 from unimat_search.files import read_structures
+from unimat_search.protocol import ReferencedRelaxer, Relaxer
 from unimat_search.records import Outcome, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
 
@@ -80,8 +82,8 @@ class References:
 
     def merged(self, other: References) -> References:
         """Both sets of elements; the other's where both have one."""
-        origins = [origin for origin in (self.origin, other.origin) if origin]
-        return References(self.potential, "; ".join(dict.fromkeys(origins)), {**self.elements, **other.elements})
+        origin = _joined([self.origin, other.origin])
+        return References(self.potential, origin, {**self.elements, **other.elements})
 
     def to_json(self) -> str:
         """The file format: one JSON object."""
@@ -94,6 +96,12 @@ class References:
         data = json.loads(text)
         elements = {symbol: ElementReference(**values) for symbol, values in data["elements"].items()}
         return cls(data["potential"], data["origin"], elements)
+
+
+def _joined(origins: Iterable[str]) -> str:
+    """What is said of origins, each said once."""
+    said = (part for origin in origins for part in origin.split("; ") if part)
+    return "; ".join(dict.fromkeys(said))
 
 
 def load_references(potential: str) -> References:
@@ -135,21 +143,24 @@ def save_references(references: References, file: Path) -> None:
     partial.replace(file)
 
 
-def references_for(spec: Spec, potential: str, elements: Collection[str], *, workers: int) -> References:
-    """The references of a potential, with what is missing for `elements` computed and kept.
+def references_for(spec: Spec, relaxer: Relaxer, elements: Collection[str], *, workers: Workers) -> References:
+    """The references of a potential, with what is missing for `elements` computed and kept, element by element.
 
     They are relaxed under the default limits whatever those of a run are: they outlive it.
     """
-    known = load_references(potential)
-    lacking = {el: prototype_structures(el) for el in sorted(elements) if el not in known.elements}
-    if not lacking or potential_ships(potential):
+    known = load_references(relaxer.name)
+    lacking = [symbol for symbol in sorted(elements) if symbol not in known.elements]
+    if not lacking or potential_ships(relaxer.name):
         return known
-    references = known.merged(build_references(spec, potential, lacking, PROTOTYPES, workers=workers))
-    try:
-        save_references(references, cache_file(potential))
-    except OSError as error:
-        log.warning("elemental references can't be kept: %s", error)
-    return references
+    candidates, origin = reference_candidates(None, lacking, relaxer)
+
+    def keep(built: References) -> None:
+        try:
+            save_references(known.merged(built), cache_file(known.potential))
+        except OSError as error:
+            log.warning("elemental references can't be kept: %s", error)
+
+    return known.merged(build_references(spec, relaxer, candidates, origin, workers=workers, keep=keep))
 
 
 def potential_ships(potential: str) -> bool:
@@ -159,33 +170,43 @@ def potential_ships(potential: str) -> bool:
 
 def build_references(
     spec: Spec,
-    potential: str,
+    relaxer: Relaxer,
     candidates: Mapping[str, Sequence[tuple[str, Structure]]],
     origin: str,
     *,
-    workers: int,
+    workers: Workers,
     on_progress: Callable[[int], None] = lambda _: None,
+    keep: Callable[[References], None] = lambda _: None,
 ) -> References:
     """Relax all candidates of every element and keep the lowest that converged.
 
     Args:
-        spec: The relaxer.
-        potential: Its name.
+        spec: The relaxer, for the workers to build.
+        relaxer: The same, built.
         candidates: Named structures by element symbol.
         origin: Where they come from, in words.
         workers: Processes.
         on_progress: Called with the number of structures finished so far.
+        keep: Called with all references so far whenever one is found.
     """
+    size, settings = DEFAULT_CHUNK, RelaxSettings()
+    if isinstance(relaxer, ReferencedRelaxer):
+        size, settings = 1, relaxer.reference_settings
+    built = References(relaxer.name, origin)
     found: dict[str, list[tuple[str, Relaxation]]] = {symbol: [] for symbol in candidates}
     named = [(symbol, name, s) for symbol, group in candidates.items() for name, s in group]
     named.sort(key=lambda item: len(item[2]))
-    chunks = (([item[:2] for item in chunk], [item[2] for item in chunk]) for chunk in chunked(named, DEFAULT_CHUNK))
-    for tags, results in relax_chunks(spec, chunks, RelaxSettings(), workers=workers):
+    chunks = (([item[:2] for item in chunk], [item[2] for item in chunk]) for chunk in chunked(named, size))
+    for tags, results in relax_chunks(spec, chunks, settings, workers=workers):
         for (symbol, name), result in zip(tags, results, strict=True):
             found[symbol].append((name, result))
         on_progress(sum(map(len, found.values())))
-    best = {symbol: lowest for symbol, group in found.items() if (lowest := _lowest(group))}
-    return References(potential, origin, best)
+        for symbol in dict.fromkeys(symbol for symbol, _ in tags):
+            whole = len(found[symbol]) == len(candidates[symbol])
+            if whole and (lowest := _lowest(found[symbol])):
+                built = References(built.potential, origin, {**built.elements, symbol: lowest})
+                keep(built)
+    return built
 
 
 def _lowest(group: Sequence[tuple[str, Relaxation]]) -> ElementReference | None:
@@ -198,13 +219,14 @@ def _lowest(group: Sequence[tuple[str, Relaxation]]) -> ElementReference | None:
 
 
 def reference_candidates(
-    data_dir: Path | None, elements: Sequence[str]
+    data_dir: Path | None, elements: Sequence[str], relaxer: Relaxer
 ) -> tuple[dict[str, list[tuple[str, Structure]]], str]:
     """Starting structures by element, and their origin in words.
 
     Args:
-        data_dir: Data folder; without one, simple crystals.
+        data_dir: Data folder; without one, what the relaxer asks for, or simple crystals.
         elements: Only these; all up to curium if empty.
+        relaxer: What they are relaxed by.
 
     Raises:
         ValueError: If the data can't be read, or a name is no element.
@@ -214,6 +236,9 @@ def reference_candidates(
     if unknown:
         raise ValueError(f"{unknown[0]!r} is no element from H to Cm")
     wanted = list(elements) or symbols
+    if isinstance(relaxer, ReferencedRelaxer):
+        asked = {symbol: relaxer.reference_structures(symbol) for symbol in wanted}
+        return {symbol: named for symbol, (named, _) in asked.items()}, _joined(origin for _, origin in asked.values())
     if data_dir is None:
         return {symbol: prototype_structures(symbol) for symbol in wanted}, PROTOTYPES
     unary = unary_structures(data_dir)

@@ -12,10 +12,10 @@ from pymatgen.core import Lattice, Structure
 from torch import Tensor
 
 from unimat_search.eval.descent import OPTIMIZERS, Optimizer, Variables
-from unimat_search.eval.potential import Crystals, Evaluations, Potential
+from unimat_search.eval.potential import Crystals, Evaluations, Potential, problem_of
 from unimat_search.eval.sanity import IN_FLIGHT, Problem, geometry_problem
 from unimat_search.eval.symmetry import Symmetry
-from unimat_search.records import EV_PER_CUBIC_ANGSTROM, Outcome, Relaxation, RelaxSettings, first_line
+from unimat_search.records import EV_PER_CUBIC_ANGSTROM, Outcome, Relaxation, RelaxSettings, one_line
 
 SAFE_HEIGHT = 1.5
 """Angstrom between opposite faces of a cell below which it is looked at more closely."""
@@ -32,6 +32,7 @@ class BatchedRelaxer:
         capacity: Load in flight, in the units of the potential's `load`; the potential's own if not given.
             Where memory runs out, half of what was too much is the most from then on.
         site_properties: What to say of the atoms of a converged crystal, from the crystal.
+        energy_noise: Rise of the energy that does not count, eV/atom: what rounding in the potential makes.
 
     Raises:
         ValueError: If there is no such optimizer, or the capacity is not positive.
@@ -43,6 +44,7 @@ class BatchedRelaxer:
         optimizer: str = "bfgs",
         capacity: float | None = None,
         site_properties: SiteProperties | None = None,
+        energy_noise: float = 2e-6,
     ) -> None:
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"no optimizer {optimizer!r}; there are {', '.join(OPTIMIZERS)}")
@@ -53,6 +55,7 @@ class BatchedRelaxer:
         self.capacity = potential.capacity if capacity is None else float(capacity)
         self._memory_limit = np.inf
         self.site_properties = site_properties
+        self.energy_noise = energy_noise
 
     @property
     def name(self) -> str:
@@ -62,7 +65,9 @@ class BatchedRelaxer:
     def relax(self, structures: Iterable[Structure], settings: RelaxSettings) -> Iterator[Relaxation]:
         """See `unimat_search.protocol.Relaxer.relax`."""
         waiting = _Queue(structures)
-        batch = _Batch(OPTIMIZERS[self.optimizer](self.potential.device), settings, self.potential.device)
+        batch = _Batch(
+            OPTIMIZERS[self.optimizer](self.potential.device, self.energy_noise), settings, self.potential.device
+        )
         while True:
             while (head := waiting.head) and (isinstance(head, Relaxation) or self._has_room(batch, head)):
                 waiting.pop()
@@ -238,7 +243,7 @@ class _Batch:
         ):
             if i in errors:  # a broken geometry says more than what the potential raised
                 lattices, positions = self._geometries()
-                failed = Problem(Outcome.RELAXER_FAILED, one_line(errors[i]))
+                failed = problem_of(errors[i])
                 problems[i] = flight.inspect(lattices[i], positions[i]) or failed
             elif not np.isfinite(energy + max_force):
                 problems[i] = Problem(Outcome.NAN, "the potential gave a value that is not a finite number")
@@ -353,9 +358,3 @@ def _no_evaluation(crystals: Crystals) -> Evaluations:
         torch.full_like(crystals.positions, np.nan),
         torch.full_like(crystals.lattices, np.nan),
     )
-
-
-def one_line(error: BaseException) -> str:
-    """An exception as one line of text: its type and the first line of its message."""
-    name, message = type(error).__name__, first_line(error)
-    return name if message == name else f"{name}: {message}"[:300]

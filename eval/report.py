@@ -25,17 +25,21 @@ MAX_BY_UNITS = 4
 def to_csv(summary: Mapping[str, Any]) -> str:
     """One row for each composition, generator and number of formula units ("all" for their sum).
 
-    The last rows, with the formula "all", are those over all compositions.
+    The last rows, with the formula "all", are those over all compositions; then the same of what was refined.
     """
-    rows = []
+    return _csv([row for part in (summary, *summary.get("refined", ())) for row in _csv_rows(part)])
+
+
+def _csv_rows(summary: Mapping[str, Any]) -> Iterator[Row]:
+    potential = {"potential": summary["potential"]}
     for entry in summary["compositions"]:
         for generator, values in entry["generators"].items():
             for units, part in [("all", values), *values["by_formula_units"].items()]:
                 flat = {k: v for k, v in _flat(part).items() if k != "by_formula_units"}
-                rows.append({"formula": entry["formula"], "generator": generator, "formula_units": units} | flat)
+                names = {"formula": entry["formula"], "generator": generator, "formula_units": units}
+                yield potential | names | flat
     for generator, values in summary["overall"].items():
-        rows.append({"formula": "all", "generator": generator, "formula_units": "all"} | _flat(values))
-    return _csv(rows)
+        yield potential | {"formula": "all", "generator": generator, "formula_units": "all"} | _flat(values)
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:
@@ -87,7 +91,7 @@ def sections(summary: Mapping[str, Any]) -> Iterator[Section]:
             for generator, values in entry["generators"].items()
         ],
     )
-    if len(summary["compositions"]) <= MAX_BY_UNITS:
+    if len(summary["compositions"]) <= MAX_BY_UNITS and "structures" not in summary:
         yield (
             "By formula units in the cell (Z)",
             [
@@ -104,6 +108,11 @@ def sections(summary: Mapping[str, Any]) -> Iterator[Section]:
     )
     if summary.get("hull_reference"):
         yield hull_section(summary["overall"])
+    for refined in summary.get("refined", ()):
+        if refined["structures"]:
+            title = f"The {refined['top']} lowest of each generator, relaxed again by {refined['potential']}"
+            yield title, [_structure_row(one) for one in refined["structures"]]
+        yield from ((f"{name}, by {refined['potential']}", rows) for name, rows in sections(refined))
 
 
 def footnotes(summary: Mapping[str, Any]) -> str:
@@ -137,6 +146,7 @@ def footnotes(summary: Mapping[str, Any]) -> str:
         for generator, values in entry["generators"].items()
         if values["failures"] and len(summary["compositions"]) <= MAX_BY_UNITS
     ]
+    lines += [footnotes(refined) for refined in summary.get("refined", ())]
     return "\n".join(lines)
 
 
@@ -162,6 +172,22 @@ def _row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
     elif summary["matcher"]:
         row |= {"found": "unknown", "first": "-", "rms_dist": "-"}
     return row
+
+
+def _structure_row(one: Mapping[str, Any]) -> Row:
+    """A structure that was relaxed again."""
+    cell = one["cell"]
+    return {
+        "composition": one["formula"],
+        "generator": one["generator"],
+        "candidate": one["key"].rpartition("/")[2],
+        "space group": one["space_group"] or "-",
+        "a b c": " ".join(f"{edge:.3f}" for edge in cell[:3]) if cell else "-",
+        "angles": " ".join(f"{angle:.1f}" for angle in cell[3:]) if cell else "-",
+        "E_f": number(one["formation_energy_per_atom"]),
+        "minutes": number(one["minutes"], 1),
+        "outcome": one["detail"] or one["outcome"],
+    }
 
 
 def _units_row(values: Mapping[str, Any]) -> Row:

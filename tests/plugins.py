@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -192,3 +193,20 @@ class Lossy(BatchedRelaxer):
 
 def lossy() -> Lossy:
     return Lossy(emt_relaxer().potential)
+
+
+class Slow(BatchedRelaxer):
+    """EMT that takes its time."""
+
+    seconds: float
+
+    def relax(self, structures: Iterable[Structure], settings: RelaxSettings) -> Iterator[Relaxation]:
+        for result in super().relax(structures, settings):
+            time.sleep(self.seconds)
+            yield result
+
+
+def slow(seconds: float = 0.5) -> Slow:
+    relaxer = Slow(emt_relaxer().potential)
+    relaxer.seconds = seconds
+    return relaxer

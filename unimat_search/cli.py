@@ -17,10 +17,13 @@ from unimat_search.cli_evaluate import evaluate
 from unimat_search.cli_hull import hull
 from unimat_search.cli_model import data, sample, train
 from unimat_search.cli_reproduce import report, reproduce
-from unimat_search.shell import DATA_DIR, FILE, FOLDER, SPEC, BadInput, clear_errors, progress
+from unimat_search.shell import DATA_DIR, FILE, FOLDER, SPEC, WORKERS, BadInput, clear_errors, connected, progress
 
 if TYPE_CHECKING:
     from unimat_search.compare import CompareSettings
+    from unimat_search.eval.backends import Workers
+    from unimat_search.records import RelaxSettings
+    from unimat_search.refine import RefineSettings
 
 FORMATS = ("table", "json", "csv", "markdown")
 HULL_NAMES = ("none", "mp")
@@ -77,7 +80,17 @@ def main() -> None:
     "--resume", is_flag=True, help="Go on with the run in the folder; its settings are kept, generators may join."
 )
 @click.option("--overwrite", is_flag=True, help="Replace the run in the folder.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that relax. [default: one for each core]")
+@click.option(
+    "--refine",
+    metavar=SPEC,
+    help="Relax the lowest again by this relaxer, e.g. gpaw; with --resume also of a run that is there.",
+)
+@click.option("--top", type=click.IntRange(min=1), help="So many of each generator and composition. [default: 3]")
+@click.option("--refine-fmax", type=float, default=0.02, show_default=True, help="Their force threshold, eV/angstrom.")
+@click.option(
+    "--refine-time-limit", type=float, default=14400.0, show_default=True, help="Seconds for one of them at most."
+)
+@WORKERS
 @click.option(
     "--format", "fmt", type=click.Choice(FORMATS), default="table", show_default=True, help="Of the report on stdout."
 )
@@ -86,8 +99,14 @@ def compare(
     out: Path | None,
     resume: bool,
     overwrite: bool,
-    workers: int | None,
     seed_file: Path | None,
+    refine: str | None,
+    top: int | None,
+    refine_fmax: float,
+    refine_time_limit: float,
+    workers: int | None,
+    backend: str,
+    scheduler: str | None,
     **options: Any,  # noqa: ANN401
 ) -> None:
     """Generate, relax, score and compare candidates for one composition or many."""
@@ -105,10 +124,15 @@ def compare(
             raise BadInput("no formula is given; use --formula NaCl, or --formulas FILE")
         out = out or Path("runs") / run_name(options["formulas"])
         settings = _settings(options, read_settings(out) if resume else None)
-        with progress("candidates") as on_progress:
-            summary = run_comparison(
-                settings, out, resume=resume, overwrite=overwrite, workers=workers, on_progress=on_progress
-            )
+        limits = replace(settings.relax, fmax=refine_fmax, time_limit=refine_time_limit)
+        again = _refinements(out, refine, top, limits, resume=resume)
+        with connected(backend, scheduler, workers) as who:
+            with progress("candidates") as on_progress:
+                summary = run_comparison(
+                    settings, out, resume=resume, overwrite=overwrite, workers=who, on_progress=on_progress
+                )
+            if again:
+                summary["refined"] = [_refined(out, one, who) for one in again]
         click.echo(render(summary, fmt))
         click.echo(f"run folder: {out}", err=True)
 
@@ -156,24 +180,25 @@ def build_references(
     """
     with clear_errors():
         from unimat_search.eval import references as refs
-        from unimat_search.eval.parallel import load_relaxer, usable_cores
+        from unimat_search.eval.backends import usable_cores
+        from unimat_search.eval.parallel import load_relaxer
         from unimat_search.registry import Spec
 
         spec = Spec.parse(relaxer)
-        potential = load_relaxer(spec).name
-        candidates, origin = refs.reference_candidates(data_dir, elements)
+        built_by = load_relaxer(spec)
+        candidates, origin = refs.reference_candidates(data_dir, elements, built_by)
         total = sum(map(len, candidates.values()))
         with progress("structures") as on_progress:
             built = refs.build_references(
                 spec,
-                potential,
+                built_by,
                 candidates,
                 origin,
                 workers=workers or usable_cores(),
                 on_progress=lambda done: on_progress(done, total),
             )
-        file = out or refs.cache_file(potential)
-        refs.save_references(built if out else refs.load_references(potential).merged(built), file)
+        file = out or refs.cache_file(built.potential)
+        refs.save_references(built if out else refs.load_references(built.potential).merged(built), file)
         click.echo(f"{len(built.elements)} of {len(candidates)} elements in {file}")
 
 
@@ -188,6 +213,29 @@ def doctor(data_dir: Path | None) -> None:
     for finding in findings:
         click.echo(f"{finding.state:8} {finding.subject:28} {finding.text}")
     sys.exit(any(finding.state == "broken" for finding in findings))
+
+
+def _refinements(
+    out: Path, refine: str | None, top: int | None, limits: RelaxSettings, *, resume: bool
+) -> list[RefineSettings]:
+    """What is refined: what is asked for, or what a run that is gone on with was refined by."""
+    from unimat_search.eval.parallel import load_relaxer
+    from unimat_search.refine import RefineSettings, refined_settings
+    from unimat_search.registry import Spec
+
+    if refine is None and top is not None:
+        raise BadInput("--top is of --refine; name the relaxer, as in --refine gpaw")
+    if refine is None:
+        return refined_settings(out) if resume else []
+    load_relaxer(Spec.parse(refine))
+    return [RefineSettings(refine, top or 3, limits)]
+
+
+def _refined(out: Path, settings: RefineSettings, workers: Workers) -> dict[str, Any]:
+    from unimat_search.refine import refine_run
+
+    with progress(f"refined by {settings.relaxer}") as on_progress:
+        return refine_run(out, settings, workers=workers, on_progress=on_progress)
 
 
 def run_name(formulas: tuple[str, ...]) -> str:

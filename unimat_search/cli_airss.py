@@ -89,7 +89,7 @@ def generate(out: Path, n: int, seed: int, workers: int | None, **options: Any) 
 def search(out: Path, n: int, seed: int, workers: int | None, **options: Any) -> None:  # noqa: ANN401
     """Build random structures, relax them, shake them, and rank them."""
     with clear_errors():
-        from unimat_search.eval.parallel import usable_cores
+        from unimat_search.eval.backends import usable_cores
         from unimat_search.records import FailedAttempt, RelaxSettings
         from unimat_search.registry import Spec
         from unimat_search.res import ranking, to_res
@@ -187,7 +187,8 @@ def _source(options: dict[str, Any], seed: int) -> tuple[str, Make]:
 
 def _made(make: Make, n: int, workers: int | None) -> list[Structure | FailedAttempt]:
     """Structures 0 to n - 1, shared out over processes where there are many."""
-    from unimat_search.eval.parallel import chunked, usable_cores, worker_processes
+    from unimat_search.eval.backends import usable_cores, worker_processes
+    from unimat_search.eval.parallel import chunked
 
     processes = min(workers or usable_cores(), max(1, n // 200))
     if processes == 1:

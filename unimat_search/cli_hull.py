@@ -25,8 +25,8 @@ def build(data_dir: Path | None, out: Path, relaxer: str, limit: int | None, wor
     with clear_errors("finished phases are kept: the same command goes on"):
         from collections import Counter
 
+        from unimat_search.eval.backends import usable_cores
         from unimat_search.eval.hull_build import build_hull
-        from unimat_search.eval.parallel import usable_cores
         from unimat_search.registry import Spec
 
         if data_dir is None:

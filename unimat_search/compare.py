@@ -15,6 +15,7 @@ from typing import Any
 import tomli_w
 from pymatgen.core import Composition
 
+from unimat_search.eval.backends import Workers, usable_cores
 from unimat_search.eval.hull import Hull, HullPoint
 from unimat_search.eval.hull_sources import load_hull
 from unimat_search.eval.match import Known, best_match, read_known
@@ -27,9 +28,8 @@ from unimat_search.eval.metrics import (
     summarise_overall,
     summarise_records,
 )
-from unimat_search.eval.parallel import DEFAULT_CHUNK, load_relaxer, run_jobs, usable_cores
+from unimat_search.eval.parallel import DEFAULT_CHUNK, load_relaxer, run_jobs
 from unimat_search.eval.references import References, references_for
-from unimat_search.eval.relax import one_line
 from unimat_search.eval.sanity import FORMATION_ENERGY_WINDOW
 from unimat_search.files import write_whole
 from unimat_search.formula import Formula, parse_formula, parse_units, share_out
@@ -43,6 +43,7 @@ from unimat_search.records import (
     RelaxSettings,
     Task,
     UserError,
+    one_line,
 )
 from unimat_search.registry import Spec, parse_all
 from unimat_search.store import Store
@@ -52,6 +53,8 @@ from unimat_search.versions import versions
 log = logging.getLogger(__name__)
 
 RESULTS, SETTINGS, SUMMARY, TABLE, BEST = "results.sqlite", "run.toml", "summary.json", "summary.csv", "best"
+REFINED = "refined"
+"""Folder of what was relaxed again, by potential."""
 
 MANY = 2**63 - 1
 """The largest number that the store holds."""
@@ -178,7 +181,7 @@ def run_comparison(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    workers: int | None = None,
+    workers: Workers | None = None,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Run a comparison, or what is missing of it, and return its summary.
@@ -188,7 +191,7 @@ def run_comparison(
         out: Folder of the run.
         resume: Go on with the run in `out`; its settings must be the same, but further generators may join it.
         overwrite: Replace the run in `out`.
-        workers: Processes that relax; by default one for each usable core. No result depends on it.
+        workers: Processes that relax, by default one for each usable core, or another backend. No result depends on it.
         on_progress: Called with (candidates finished, candidates in all).
 
     Returns:
@@ -200,17 +203,17 @@ def run_comparison(
     """
     searches = plan(settings)
     elements = {symbol for search in searches for symbol in search.formula.amounts}
-    known = _read_known(settings, searches)
+    known = read_known_of(settings, searches)
     generators = load_generators(settings.generators)
     relaxer = Spec.parse(settings.relaxer)
-    potential = load_relaxer(relaxer).name
+    built = load_relaxer(relaxer)
     systems = {frozenset(search.formula.amounts) for search in searches}
-    load_hull(settings.hull, systems, References(potential))  # what can't be read is said before anything is written
+    load_hull(settings.hull, systems, References(built.name))  # what can't be read is said before anything is written
     workers = workers or usable_cores()
     _prepare_folder(out, settings, resume=resume, overwrite=overwrite)
-    references = references_for(relaxer, potential, elements, workers=workers)
+    references = references_for(relaxer, built, elements, workers=workers)
     for symbol in references.missing(Composition(dict.fromkeys(elements, 1))):
-        log.warning("no %s reference for %s: formation energies with it stay empty", potential, symbol)
+        log.warning("no %s reference for %s: formation energies with it stay empty", built.name, symbol)
     tasks = [t for s in searches for spec in settings.specs for t in s.tasks(spec, settings.seed)]
     with Store(out / RESULTS) as store:
         _run(tasks, generators, store, relaxer, settings, references, known, workers, on_progress)
@@ -219,7 +222,7 @@ def run_comparison(
         hull = load_hull(settings.hull, systems, references)
         summary = summarise(records, settings, references, known, hull)
         _write_summary(summary, out)
-        _write_best(summary, store, out)
+        write_best_of(summary, store, out / BEST)
     return summary
 
 
@@ -242,7 +245,8 @@ def plan(settings: CompareSettings) -> list[Search]:
     return list(searches.values())
 
 
-def _read_known(settings: CompareSettings, searches: Sequence[Search]) -> Known | None:
+def read_known_of(settings: CompareSettings, searches: Sequence[Search]) -> Known | None:
+    """The known structures of a run's compositions; None if it has no reference."""
     if not settings.reference:
         return None
     known = read_known(Path(settings.reference), {frozenset(s.formula.amounts) for s in searches})
@@ -285,7 +289,8 @@ def _prepare_folder(out: Path, settings: CompareSettings, *, resume: bool, overw
     try:
         for name in (RESULTS, f"{RESULTS}-wal", f"{RESULTS}-shm", SUMMARY, TABLE, SETTINGS):
             (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / BEST, ignore_errors=True)
+        for name in (BEST, REFINED):
+            shutil.rmtree(out / name, ignore_errors=True)
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / SETTINGS, settings.to_toml())
     except OSError as error:
@@ -321,7 +326,7 @@ def _run(
     settings: CompareSettings,
     references: References,
     known: Known | None,
-    workers: int,
+    workers: Workers,
     on_progress: Callable[[int, int], None],
 ) -> None:
     """Generate and relax whatever the store does not hold yet."""
@@ -457,11 +462,12 @@ def _write_summary(summary: dict[str, Any], out: Path) -> None:
     (out / TABLE).write_text(to_csv(summary), encoding="utf-8")
 
 
-def _write_best(summary: dict[str, Any], store: Store, out: Path) -> None:
+def write_best_of(summary: Mapping[str, Any], store: Store, folder: Path) -> None:
     """The lowest structure of each generator and composition, as CIF and extxyz."""
     from unimat_search.eval.export import write_best
 
+    shutil.rmtree(folder, ignore_errors=True)
     for entry in summary["compositions"]:
         for values in entry["generators"].values():
             if values["best"]:
-                write_best(store.record(values["best"]), out / BEST)
+                write_best(store.record(values["best"]), folder)

@@ -61,7 +61,7 @@ def _package(name: str, version: str) -> Finding:
 def _devices() -> Finding:
     import torch
 
-    from unimat_search.eval.parallel import usable_cores
+    from unimat_search.eval.backends import usable_cores
 
     devices = ["cpu"]
     if torch.cuda.is_available():

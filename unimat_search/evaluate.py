@@ -17,11 +17,12 @@ import numpy as np
 from pymatgen.core import Composition, Structure
 
 from unimat_search.baselines.published import Published
+from unimat_search.eval.backends import usable_cores
 from unimat_search.eval.coverage import CUTOFFS
 from unimat_search.eval.hull import BOUNDS, STABLE, Hull
 from unimat_search.eval.hull_sources import load_hull
 from unimat_search.eval.metrics import HULL_COUNTS, rate, summarise_hull
-from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, quiet, relax_chunks, usable_cores
+from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, quiet, relax_chunks
 from unimat_search.eval.proxy import LIBRARIES, VERSION, Facts, facts_of, is_flat, proxy_metrics
 from unimat_search.eval.references import References, cache_folder, file_stem, references_for
 from unimat_search.eval.report import Row, Section, number
@@ -154,7 +155,7 @@ def evaluate(
     if relaxer:  # what can't be had is said before anything is computed
         systems = {frozenset(el.symbol for el in one.composition.elements) for one in structures}
         elements = set().union(*systems, (SYMBOLS[z] for z in np.unique(benchmark.test.numbers)))
-        references = references_for(relaxer, load_relaxer(relaxer).name, elements, workers=workers)
+        references = references_for(relaxer, load_relaxer(relaxer), elements, workers=workers)
         phases = load_hull(hull, systems, references)
     facts = facts_of(structures, workers=workers)
     known = _known_facts(benchmark.test, workers)

@@ -14,10 +14,9 @@ import numpy as np
 from pymatgen.core import Composition, Element, Structure
 
 from unimat_search.eval.parallel import quiet
-from unimat_search.eval.relax import one_line
 from unimat_search.eval.sanity import structure_problem
 from unimat_search.protocol import LearningGenerator, StructureGenerator
-from unimat_search.records import FailedAttempt, Outcome, Record, Task
+from unimat_search.records import FailedAttempt, Outcome, Record, Task, one_line
 from unimat_search.registry import PluginError, Spec, UnknownPluginError, load
 from unimat_search.seeds import round_seed
 

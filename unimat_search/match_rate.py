@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unimat_search.eval.parallel import worker_processes
+from unimat_search.eval.backends import worker_processes
 from unimat_search.records import FailedAttempt, MatchSettings
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams
 from unimat_search.unimat.sample import Crystal, as_structure, sample

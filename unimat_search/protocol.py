@@ -63,3 +63,17 @@ class Relaxer(Protocol):
         The input is left untouched.
         """
         ...
+
+
+@runtime_checkable
+class ReferencedRelaxer(Relaxer, Protocol):
+    """A relaxer that says what its elemental references are made of: too dear to try all simple crystals."""
+
+    @property
+    def reference_settings(self) -> RelaxSettings:
+        """When the relaxation of an elemental crystal ends."""
+        ...
+
+    def reference_structures(self, symbol: str) -> tuple[list[tuple[str, Structure]], str]:
+        """Named structures of an element, of which the lowest counts, and where they come from, in words."""
+        ...

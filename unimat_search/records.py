@@ -27,6 +27,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def one_line(error: BaseException) -> str:
+    """An exception as one line of text: its type and the first line of its message."""
+    name, message = type(error).__name__, first_line(error)
+    return name if message == name else f"{name}: {message}"[:300]
+
+
 class Outcome(StrEnum):
     """How a candidate ended. Everything but `CONVERGED` counts as a failure."""
 
@@ -36,6 +42,7 @@ class Outcome(StrEnum):
     COLLAPSED = "collapsed"
     ISOLATED_ATOMS = "isolated_atoms"
     NAN = "nan"
+    SCF_NOT_CONVERGED = "scf_not_converged"
     TIME_LIMIT = "time_limit"
     UNPHYSICAL_ENERGY = "unphysical_energy"
     GENERATOR_FAILED = "generator_failed"

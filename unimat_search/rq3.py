@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from unimat_search.compare import RESULTS, SETTINGS, CompareSettings, RunError, read_settings, run_comparison
+from unimat_search.eval.backends import usable_cores
 from unimat_search.eval.metrics import HULL_COUNTS
-from unimat_search.eval.parallel import load_relaxer, relax_chunks, usable_cores
+from unimat_search.eval.parallel import load_relaxer, relax_chunks
 from unimat_search.eval.trials import (
     Trials,
     above_best,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Composition, Lattice
 
+from unimat_search.eval.potential import emt_relaxer
 from unimat_search.eval.references import (
     MOLECULES,
     ElementReference,
@@ -49,12 +50,12 @@ def test_a_file_comes_back(tmp_path: Path) -> None:
 def test_another_potential_gets_its_own_on_demand_and_keeps_them() -> None:
     spec = Spec.parse("emt")
     assert not potential_ships("ase-emt")
-    first = references_for(spec, "ase-emt", {"Pt"}, workers=1)
+    first = references_for(spec, emt_relaxer(), {"Pt"}, workers=1)
     assert first.elements["Pt"].source in ("fcc", "hcp")
-    both = references_for(spec, "ase-emt", {"Pt", "Pd"}, workers=1)
+    both = references_for(spec, emt_relaxer(), {"Pt", "Pd"}, workers=1)
     assert both.elements["Pt"] == first.elements["Pt"]
     assert "Pd" in json.loads(cache_file("ase-emt").read_text())["elements"]
-    unknown = references_for(spec, "ase-emt", {"U"}, workers=1)
+    unknown = references_for(spec, emt_relaxer(), {"U"}, workers=1)
     assert "U" not in unknown.elements
 
 
@@ -78,7 +79,7 @@ def test_unary_structures_come_from_a_data_folder(tmp_path: Path) -> None:
         },
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mp_2023" / "le20.parquet")
-    candidates, origin = reference_candidates(tmp_path, ["Na", "Cl"])
+    candidates, origin = reference_candidates(tmp_path, ["Na", "Cl"], emt_relaxer())
     assert [name for name, _ in candidates["Na"]] == ["mp-1"]
     assert [name for name, _ in candidates["Cl"]] == ["molecule"]
     assert "Materials Project" in origin

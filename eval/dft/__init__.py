@@ -1,0 +1,1 @@
+"""Density functional theory as a relaxer: one set of settings, any code."""
