@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
+
+import numpy as np
 
 from unimat_search.eval.hull import BOUNDS, HullPoint
 from unimat_search.records import Record
@@ -97,25 +100,58 @@ def summarise_deltas(deltas: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def summarise_records(records: Sequence[Record]) -> dict[str, Any]:
+class Tally:
+    """Counts, energies and costs of candidates, taken in as they come."""
+
+    def __init__(self) -> None:
+        self.n = self.n_valid = self.n_converged = self.n_relaxed = 0
+        self.energies = array("d")
+        self.steps = array("q")
+        self.failures: Counter[str] = Counter()
+        self.generate_seconds = self.relax_seconds = 0.0
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Take in more candidates."""
+        for record in records:
+            self.n += 1
+            self.n_valid += record.valid
+            self.n_converged += record.converged
+            self.n_relaxed += record.relax_seconds > 0
+            self.generate_seconds += record.generate_seconds
+            self.relax_seconds += record.relax_seconds
+            if record.converged:
+                self.steps.append(record.n_steps)
+                if record.formation_energy_per_atom is not None:
+                    self.energies.append(record.formation_energy_per_atom)
+            elif record.outcome:
+                self.failures[str(record.outcome)] += 1
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, rates, energies and costs; `n_generated` is the denominator."""
+        return {
+            "n_generated": self.n,
+            "n_valid": self.n_valid,
+            "n_converged": self.n_converged,
+            "convergence_rate": rate(self.n_converged, self.n),
+            "convergence_rate_interval": wilson_interval(self.n_converged, self.n),
+            "formation_energy_per_atom": min(self.energies, default=None),
+            "median_formation_energy_per_atom": _median(self.energies),
+            "median_n_steps": _median(self.steps),
+            "failures": dict(sorted(self.failures.items())),
+            "generate_seconds_per_structure": self.generate_seconds / self.n if self.n else None,
+            "relax_seconds_per_structure": self.relax_seconds / self.n_relaxed if self.n_relaxed else None,
+        }
+
+
+def _median(values: array[float] | array[int]) -> float | None:
+    return float(np.median(values)) if values else None
+
+
+def summarise_records(records: Iterable[Record]) -> dict[str, Any]:
     """Counts, rates, energies and costs of one generator's candidates; `n_generated` is the denominator."""
-    converged = [record for record in records if record.converged]
-    energies = [r.formation_energy_per_atom for r in converged if r.formation_energy_per_atom is not None]
-    relaxed = [record for record in records if record.relax_seconds > 0]
-    failures = Counter(str(r.outcome) for r in records if r.outcome and not r.converged)
-    return {
-        "n_generated": len(records),
-        "n_valid": sum(record.valid for record in records),
-        "n_converged": len(converged),
-        "convergence_rate": rate(len(converged), len(records)),
-        "convergence_rate_interval": wilson_interval(len(converged), len(records)),
-        "formation_energy_per_atom": min(energies, default=None),
-        "median_formation_energy_per_atom": median(energies) if energies else None,
-        "median_n_steps": median([record.n_steps for record in converged]) if converged else None,
-        "failures": dict(sorted(failures.items())),
-        "generate_seconds_per_structure": _mean([record.generate_seconds for record in records]),
-        "relax_seconds_per_structure": _mean([record.relax_seconds for record in relaxed]),
-    }
+    tally = Tally()
+    tally.add(records)
+    return tally.summary()
 
 
 def summarise_matches(records: Sequence[Record]) -> dict[str, Any]:
@@ -132,32 +168,56 @@ def summarise_matches(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def summarise_overall(per_composition: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> dict[str, Any]:
-    """One generator over all compositions.
+class Overall:
+    """One generator over all compositions, taken in as they come.
 
     Args:
-        per_composition: Its entries, one for each composition, with `delta_e_f`, `e_above_hull` and maybe `found`.
-        records: All its candidates.
+        known: Whether any composition has a known structure.
     """
-    n_converged = sum(entry["n_converged"] > 0 for entry in per_composition)
-    known = [entry for entry in per_composition if "found" in entry]
-    found = sum(entry["found"] for entry in known)
-    matches = {
-        "n_known_compositions": len(known),
-        "match_rate": rate(found, len(known)),
-        "match_rate_interval": wilson_interval(found, len(known)),
-        "rms_dist": _mean([entry["rms_dist"] for entry in known if entry["rms_dist"] is not None]),
-    }
-    return {
-        **{k: v for k, v in summarise_records(records).items() if "formation_energy" not in k},
-        "n_compositions": len(per_composition),
-        "n_compositions_converged": n_converged,
-        "composition_convergence_rate": rate(n_converged, len(per_composition)),
-        "composition_convergence_rate_interval": wilson_interval(n_converged, len(per_composition)),
-        **summarise_deltas([e["delta_e_f"] for e in per_composition if e["delta_e_f"] is not None]),
-        **summarise_hull([e["e_above_hull"] for e in per_composition if e["e_above_hull"] is not None]),
-        **(matches if known else {}),
-    }
+
+    def __init__(self, *, known: bool = False) -> None:
+        self._tally = Tally()
+        self._deltas, self._distances, self._rms = array("d"), array("d"), array("d")
+        self._n = self._n_converged = self._n_known = self._n_found = 0
+        self._known = known
+
+    def add(self, entry: Mapping[str, Any], records: Iterable[Record]) -> None:
+        """Take in a composition.
+
+        Args:
+            entry: What is said of it, with `n_converged`, `delta_e_f`, `e_above_hull` and maybe `found`.
+            records: Its candidates.
+        """
+        self._tally.add(records)
+        self._n += 1
+        self._n_converged += entry["n_converged"] > 0
+        for values, name in ((self._deltas, "delta_e_f"), (self._distances, "e_above_hull")):
+            if entry[name] is not None:
+                values.append(entry[name])
+        if "found" in entry:
+            self._n_known += 1
+            self._n_found += entry["found"]
+            if entry["rms_dist"] is not None:
+                self._rms.append(entry["rms_dist"])
+
+    def summary(self) -> dict[str, Any]:
+        """Rates over compositions, and what `Tally` says of all candidates but their formation energies."""
+        matches = {
+            "n_known_compositions": self._n_known,
+            "match_rate": rate(self._n_found, self._n_known),
+            "match_rate_interval": wilson_interval(self._n_found, self._n_known),
+            "rms_dist": _mean(self._rms),
+        }
+        return {
+            **{name: value for name, value in self._tally.summary().items() if "formation_energy" not in name},
+            "n_compositions": self._n,
+            "n_compositions_converged": self._n_converged,
+            "composition_convergence_rate": rate(self._n_converged, self._n),
+            "composition_convergence_rate_interval": wilson_interval(self._n_converged, self._n),
+            **summarise_deltas(self._deltas),
+            **summarise_hull(self._distances),
+            **(matches if self._n_known or self._known else {}),
+        }
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -31,15 +31,27 @@ def to_csv(summary: Mapping[str, Any]) -> str:
 
 
 def _csv_rows(summary: Mapping[str, Any]) -> Iterator[Row]:
-    potential = {"potential": summary["potential"]}
     for entry in summary["compositions"]:
-        for generator, values in entry["generators"].items():
-            for units, part in [("all", values), *values["by_formula_units"].items()]:
-                flat = {k: v for k, v in _flat(part).items() if k != "by_formula_units"}
-                names = {"formula": entry["formula"], "generator": generator, "formula_units": units}
-                yield potential | names | flat
-    for generator, values in summary["overall"].items():
-        yield potential | {"formula": "all", "generator": generator, "formula_units": "all"} | _flat(values)
+        yield from composition_rows(entry, summary)
+    yield from overall_rows(summary["overall"], summary)
+
+
+def composition_rows(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[Row]:
+    """Rows of one composition; of the summary its head counts."""
+    for generator, values in entry["generators"].items():
+        for units, part in [("all", values), *values["by_formula_units"].items()]:
+            flat = {k: v for k, v in _flat(part).items() if k != "by_formula_units"}
+            yield _names(summary, entry["formula"], generator, units) | flat
+
+
+def overall_rows(overall: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[Row]:
+    """The rows over all compositions."""
+    for generator, values in overall.items():
+        yield _names(summary, "all", generator, "all") | _flat(values)
+
+
+def _names(summary: Mapping[str, Any], formula: str, generator: str, units: str) -> Row:
+    return {"potential": summary["potential"], "formula": formula, "generator": generator, "formula_units": units}
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:
@@ -146,8 +158,14 @@ def footnotes(summary: Mapping[str, Any]) -> str:
         for generator, values in entry["generators"].items()
         if values["failures"] and len(summary["compositions"]) <= MAX_BY_UNITS
     ]
+    lines += _left_out(summary)
     lines += [footnotes(refined) for refined in summary.get("refined", ())]
     return "\n".join(lines)
+
+
+def _left_out(summary: Mapping[str, Any]) -> list[str]:
+    listed, count = len(summary["compositions"]), summary.get("n_compositions", 0)
+    return [f"Listed: the first {listed} of {count} compositions; summary.csv has all."] if count > listed else []
 
 
 def _row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:

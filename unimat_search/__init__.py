@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unimat_search.compare import CompareSettings, run_comparison
+    from unimat_search.compare import run_comparison
+    from unimat_search.plan import CompareSettings
     from unimat_search.protocol import Relaxer, StructureGenerator
     from unimat_search.records import (
         FailedAttempt,
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CompareSettings": "compare",
+    "CompareSettings": "plan",
     "run_comparison": "compare",
     "Relaxer": "protocol",
     "StructureGenerator": "protocol",

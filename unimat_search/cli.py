@@ -20,8 +20,8 @@ from unimat_search.cli_reproduce import report, reproduce
 from unimat_search.shell import DATA_DIR, FILE, FOLDER, SPEC, WORKERS, BadInput, clear_errors, connected, progress
 
 if TYPE_CHECKING:
-    from unimat_search.compare import CompareSettings
     from unimat_search.eval.backends import Workers
+    from unimat_search.plan import CompareSettings
     from unimat_search.records import RelaxSettings
     from unimat_search.refine import RefineSettings
 
@@ -276,7 +276,7 @@ def _add_seed_file(options: dict[str, Any], path: Path) -> None:
 
 def _settings(options: dict[str, Any], stored: CompareSettings | None) -> CompareSettings:
     """The command's options over the stored or the default settings."""
-    from unimat_search.compare import CompareSettings
+    from unimat_search.plan import CompareSettings
     from unimat_search.records import MatchSettings, RelaxSettings
 
     base = stored or CompareSettings(formulas=options["formulas"])

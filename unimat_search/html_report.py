@@ -13,16 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimat_search.compare import RESULTS, SETTINGS, SUMMARY, CompareSettings, RunError, read_settings
+from unimat_search.compare import RESULTS, RunError, read_settings
 from unimat_search.eval import report
 from unimat_search.eval.trials import Trials, collect_all, curve
 from unimat_search.files import write_whole
 from unimat_search.formula import parse_formula
+from unimat_search.plan import SETTINGS, CompareSettings
 from unimat_search.records import Record
 from unimat_search.rq3 import RUN, TABLES, VERSION
 from unimat_search.rq3_tables import footnotes, sections
 from unimat_search.scenes import known_structures, structure_panels
 from unimat_search.store import Store
+from unimat_search.summary import SUMMARY
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 """Told apart with every kind of colour vision (Okabe and Ito, Color Universal Design, 2008), then two more."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,34 +11,20 @@ from typing import Any
 import tomli_w
 from pymatgen.core import Structure
 
-from unimat_search.compare import (
-    BEST,
-    REFINED,
-    RESULTS,
-    SUMMARY,
-    TABLE,
-    CompareSettings,
-    RunError,
-    plan,
-    read_known_of,
-    read_settings,
-    score,
-    summarise,
-    write_best_of,
-)
+from unimat_search.compare import REFINED, RESULTS, RunError, read_known_of, read_settings, score
 from unimat_search.eval.backends import Workers, usable_cores
 from unimat_search.eval.hull_sources import load_hull
 from unimat_search.eval.match import Known
-from unimat_search.eval.metrics import by_column
 from unimat_search.eval.parallel import Job, load_relaxer, relaxation_job, run_jobs
 from unimat_search.eval.references import References, file_stem, references_for
-from unimat_search.eval.report import to_csv
 from unimat_search.eval.unique import unite
 from unimat_search.files import write_whole
+from unimat_search.plan import CompareSettings, Search, plan
 from unimat_search.records import Outcome, Record, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
 from unimat_search.res import space_group_symbol
 from unimat_search.store import Store
+from unimat_search.summary import Columns, planned_columns, summarise
 from unimat_search.versions import versions
 
 SETTINGS = "refine.toml"
@@ -125,17 +110,25 @@ def refine_run(
         spec, relaxer, {symbol for search in searches for symbol in search.formula.amounts}, workers=workers
     )
     with Store(out / RESULTS, read_only=True) as first, Store(folder / RESULTS) as store:
-        chosen = choose(first, run.labels, settings.top)
+        chosen = choose(first, run, settings.top)
         _refine(chosen, first, store, spec, settings, run, references, known, workers, on_progress)
-        records = [record for record in store.records() if record.key in chosen]
         as_run = replace(run, relaxer=settings.relaxer, relax=settings.relax)
         hull = load_hull("", {frozenset(search.formula.amounts) for search in searches}, references)
-        summary = summarise(records, as_run, references, known, hull)
-        summary |= {"top": settings.top, "structures": [_described(store.record(r.key), chosen) for r in records]}
-        write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
-        write_whole(folder / TABLE, to_csv(summary))
-        write_best_of(summary, store, folder / BEST)
-    return summary
+        described = [_described(store.record(key), chosen) for key in chosen]
+        more = {"top": settings.top, "structures": described}
+        columns = _chosen_columns(run, store, chosen)
+        return summarise(as_run, columns, references, known, hull, store, folder, more)
+
+
+def _chosen_columns(run: CompareSettings, store: Store, chosen: Container[str]) -> Callable[[Search], Columns]:
+    """What the store holds of the chosen candidates."""
+    planned = planned_columns(run, store)
+
+    def columns(search: Search) -> Columns:
+        own = planned(search)
+        return {label: [record for record in records if record.key in chosen] for label, records in own.items()}
+
+    return columns
 
 
 def _prepare(folder: Path, settings: RefineSettings) -> None:
@@ -156,23 +149,24 @@ def refined_settings(out: Path) -> list[RefineSettings]:
     return [RefineSettings.from_toml(file.read_text(encoding="utf-8")) for file in files]
 
 
-def choose(store: Store, generators: Sequence[str], top: int) -> dict[str, float]:
+def choose(store: Store, run: CompareSettings, top: int) -> dict[str, float]:
     """The lowest converged candidates of each composition and generator, all different crystals.
 
     Returns:
         Energies by key, eV/atom.
     """
     chosen: dict[str, float] = {}
-    for (_, generator), records in by_column(store.records()).items():
+    columns = planned_columns(run, store)
+    for records in (column for search in plan(run) for column in columns(search).values()):
         energies = {r.key: r.energy_per_atom for r in records if r.converged and r.energy_per_atom is not None}
-        keys = sorted(energies, key=lambda key: energies[key])
-        if generator in generators and keys:
-            chosen |= {key: energies[key] for key in _different(store, keys, energies, top)}
+        if energies:
+            chosen |= {key: energies[key] for key in _different(store, energies, top)}
     return chosen
 
 
-def _different(store: Store, keys: Sequence[str], energies: Mapping[str, float], top: int) -> list[str]:
-    """The first `top` of sorted candidates that are different crystals; as few are read as may be."""
+def _different(store: Store, energies: Mapping[str, float], top: int) -> list[str]:
+    """The lowest `top` of candidates that are different crystals; as few are read as may be."""
+    keys = sorted(energies, key=lambda key: energies[key])
     count = 2 * top
     while True:
         some = keys[:count]

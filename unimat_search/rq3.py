@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
-from unimat_search.compare import RESULTS, SETTINGS, CompareSettings, RunError, read_settings, run_comparison
+from unimat_search.compare import RESULTS, RunError, read_settings, run_comparison
 from unimat_search.eval.backends import usable_cores
 from unimat_search.eval.metrics import HULL_COUNTS
 from unimat_search.eval.parallel import load_relaxer, relax_chunks
@@ -33,6 +33,7 @@ from unimat_search.files import read_structures, write_extxyz, write_whole
 from unimat_search.formula import parse_formula
 from unimat_search.generation import load_generators
 from unimat_search.judge import judge_run
+from unimat_search.plan import SETTINGS, CompareSettings
 from unimat_search.records import MatchSettings, Outcome, Record, RelaxSettings
 from unimat_search.registry import Spec
 from unimat_search.store import Store

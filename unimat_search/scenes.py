@@ -14,10 +14,10 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
 
-from unimat_search.compare import CompareSettings
 from unimat_search.eval.match import Known, read_known
 from unimat_search.eval.metrics import by_column, lowest
 from unimat_search.formula import parse_formula
+from unimat_search.plan import CompareSettings
 from unimat_search.records import MatchSettings, Record
 from unimat_search.store import Store
 

@@ -88,10 +88,10 @@ class Store:
         except sqlite3.Error as error:
             raise StoreError(f"{self.path} can't be written: {error}") from error
 
-    def task_records(self, task: Task) -> list[Record]:
+    def task_records(self, task: Task, *, structures: bool = True) -> list[Record]:
         """The candidates of one task by index; empty if it was never started."""
         query = 'generator = ? AND cell_formula = ? AND seed = ? ORDER BY "index"'
-        return list(self._select(query, (task.generator, task.cell_formula, task.seed)))
+        return list(self._select(query, (task.generator, task.cell_formula, task.seed), structures=structures))
 
     def records(self, *, structures: bool = False) -> Iterator[Record]:
         """All rows by composition, generator, cell and index; structures left out unless they are asked for."""

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from unimat_search.compare import RESULTS, CompareSettings, run_comparison
+from unimat_search.compare import RESULTS, run_comparison
 from unimat_search.eval.cluster import ClusterError, DaskCluster
+from unimat_search.plan import CompareSettings
 from unimat_search.records import Record
 from unimat_search.store import Store
 

@@ -115,7 +115,10 @@ def test_overall_counts_compositions() -> None:
         {"n_converged": 0, "delta_e_f": None, "e_above_hull": None, "found": False, "rms_dist": None},
         {"n_converged": 1, "delta_e_f": 0.1, "e_above_hull": 0.02},
     ]
-    overall = metrics.summarise_overall(entries, [record(0, -1.0)])
+    tally = metrics.Overall()
+    for entry, rows in zip(entries, ([record(0, -1.0)], [], []), strict=True):
+        tally.add(entry, rows)
+    overall = tally.summary()
     assert overall["composition_convergence_rate"] == pytest.approx(2 / 3)
     assert overall["reduction_rate"] == 0.5
     assert overall["match_rate"] == 0.5

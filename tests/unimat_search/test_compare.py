@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from pymatgen.core import Composition, Lattice, Structure
 
-from unimat_search.compare import CompareSettings, RunError, plan, run_comparison
+from unimat_search.compare import RunError, run_comparison
 from unimat_search.eval.references import References
 from unimat_search.eval.report import to_table
 from unimat_search.formula import FormulaError
 from unimat_search.generation import Order, generate
+from unimat_search.plan import CompareSettings, plan
 from unimat_search.records import Outcome, Record, RelaxSettings, Task
 from unimat_search.registry import PluginError, Spec, UnknownPluginError, load
 from unimat_search.store import Store

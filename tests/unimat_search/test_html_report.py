@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure, SymmOp
 
 from unimat_search.cli import main
-from unimat_search.compare import CompareSettings, RunError, run_comparison
+from unimat_search.compare import RunError, run_comparison
 from unimat_search.html_report import write_report
+from unimat_search.plan import CompareSettings
 from unimat_search.records import MatchSettings
 from unimat_search.scenes import alike, conventional, scene
 

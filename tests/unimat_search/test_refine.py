@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from unimat_search.cli import main
-from unimat_search.compare import RESULTS, CompareSettings, RunError, run_comparison
+from unimat_search.compare import RESULTS, RunError, run_comparison
 from unimat_search.eval.match import structure_matcher
 from unimat_search.eval.unique import SAME
+from unimat_search.plan import CompareSettings
 from unimat_search.records import Outcome, Record, RelaxSettings
 from unimat_search.refine import RefineSettings, choose, refine_run
 from unimat_search.store import Store
@@ -108,10 +109,10 @@ def test_what_fails_is_a_row_with_its_reason(run: Path) -> None:
 
 def test_candidates_are_read_until_there_are_enough_different_ones(run: Path) -> None:
     with Store(run / RESULTS, read_only=True) as store:
-        all_of_them = choose(store, SETTINGS.labels, 100)
-        some = choose(store, SETTINGS.labels, 2)
+        all_of_them = choose(store, SETTINGS, 100)
+        some = choose(store, SETTINGS, 2)
         assert some.keys() < all_of_them.keys()
-        assert choose(store, SETTINGS.labels[:1], 2).keys() < some.keys()
+        assert choose(store, replace(SETTINGS, generators=SETTINGS.generators[:1]), 2).keys() < some.keys()
 
 
 def test_the_command_refines_and_a_resumed_run_goes_on_with_it(run: Path) -> None:

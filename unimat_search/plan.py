@@ -1,0 +1,172 @@
+"""What a comparison is asked for: its settings, and the cells that these mean."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+
+import tomli_w
+
+from unimat_search.eval.parallel import DEFAULT_CHUNK
+from unimat_search.formula import Formula, parse_formula, parse_units, share_out
+from unimat_search.records import MatchSettings, RelaxSettings, Task, one_line
+from unimat_search.registry import Spec, parse_all
+from unimat_search.versions import versions
+
+SETTINGS = "run.toml"
+
+MANY = 2**63 - 1
+"""The largest number that the store holds."""
+
+MOST_ATOMS = 1000
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Everything that decides a run's results.
+
+    Attributes:
+        formulas: Compositions, as the user wrote them.
+        generators: Specifications `NAME[,key=value,...]`; the first one is the reference of the others.
+        n: Candidates of each generator for each composition.
+        formula_units: "1-4", "2", "1,2,4"; empty for every number that fits.
+        max_atoms: Atoms in a cell at most.
+        seed: Given to every generator.
+        relaxer: Specification of the relaxer.
+        relax: What is relaxed, and when that ends.
+        chunk: Candidates of one task that a worker gets at once. A chunk is the same whatever the number of workers
+            and however often a run was resumed, which is why results do not depend on either.
+        reference: Path of known structures; empty for none.
+        matcher: When a known structure counts as found.
+        hull: What hull distances count from, see `unimat_search.eval.hull_sources.load_hull`.
+
+    Raises:
+        ValueError: If a value is out of range or named twice.
+    """
+
+    formulas: tuple[str, ...]
+    generators: tuple[str, ...] = ("airss", "pyxtal")
+    n: int = 20
+    formula_units: str = ""
+    max_atoms: int = 20
+    seed: int = 0
+    relaxer: str = "chgnet"
+    relax: RelaxSettings = field(default_factory=RelaxSettings)
+    chunk: int = DEFAULT_CHUNK
+    reference: str = ""
+    matcher: MatchSettings = field(default_factory=MatchSettings)
+    hull: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.formulas:
+            raise ValueError("no formula is given")
+        if not self.generators:
+            raise ValueError("no generator is given")
+        for text in (*self.formulas, *self.generators, self.formula_units, self.relaxer, self.reference, self.hull):
+            if not isinstance(text, str):
+                raise ValueError(f"{text!r} must be text")
+        for name, largest in (("n", MANY), ("max_atoms", MOST_ATOMS), ("seed", MANY), ("chunk", MANY)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not (name != "seed") <= value <= largest:
+                raise ValueError(f"{name} must be a whole number from {int(name != 'seed')} to {largest}, got {value}")
+        parse_all(self.generators)
+
+    @cached_property
+    def specs(self) -> tuple[Spec, ...]:
+        """The generators, all different."""
+        return parse_all(self.generators)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The generators' names in rows and tables."""
+        return tuple(spec.label for spec in self.specs)
+
+    def joined_by(self, generators: Sequence[str]) -> CompareSettings:
+        """The same with further generators; those that it has stay where they are."""
+        new = [generator for generator in generators if generator not in self.generators]
+        return replace(self, generators=(*self.generators, *new))
+
+    def to_toml(self, used: Mapping[str, str] | None = None) -> str:
+        """The file `run.toml`: the settings, and the versions that they were used with: the present ones, or others."""
+        return tomli_w.dumps({**asdict(self), "versions": dict(used or versions())})
+
+    @classmethod
+    def from_toml(cls, text: str) -> CompareSettings:
+        """Read what `to_toml` wrote.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        data = {k: v for k, v in tomllib.loads(text).items() if k in {f.name for f in fields(cls)}}
+        try:
+            for name in ("formulas", "generators"):
+                data[name] = tuple(data[name])
+            data |= {"relax": RelaxSettings(**data["relax"]), "matcher": MatchSettings(**data["matcher"])}
+            return cls(**data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{SETTINGS} is damaged: {one_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class Search:
+    """A composition with the cells that are tried."""
+
+    formula: Formula
+    shares: Sequence[tuple[int, int]]
+
+    def tasks(self, generator: Spec, seed: int) -> list[Task]:
+        """One task for each number of formula units."""
+        return [
+            Task(
+                generator.label,
+                self.formula.reduced_formula,
+                units,
+                self.formula.cell(units).alphabetical_formula,
+                n,
+                seed,
+                generator.text,
+            )
+            for units, n in self.shares
+        ]
+
+
+class Plan:
+    """The searches of a comparison, made anew each time they are gone through: there may be a million.
+
+    Args:
+        settings: The comparison's.
+    """
+
+    def __init__(self, settings: CompareSettings) -> None:
+        self._formulas = settings.formulas
+        self._units = parse_units(settings.formula_units) if settings.formula_units else None
+        self._n, self._max_atoms = settings.n, settings.max_atoms
+
+    def __len__(self) -> int:
+        return len(self._formulas)
+
+    def __iter__(self) -> Iterator[Search]:
+        for text in self._formulas:
+            formula = parse_formula(text)
+            units = formula.formula_units(self._units, self._max_atoms)
+            yield Search(formula, share_out(self._n, units))
+
+
+def plan(settings: CompareSettings) -> Plan:
+    """The cells to search, candidates shared out over them.
+
+    Raises:
+        FormulaError: If a formula can't be used.
+        ValueError: If one composition is asked for twice.
+    """
+    searches = Plan(settings)
+    texts: dict[str, str] = {}
+    for search in searches:
+        formula = search.formula
+        if formula.reduced_formula in texts:
+            other = texts[formula.reduced_formula]
+            raise ValueError(f"{formula.text!r} and {other!r} are one composition; ask for one of them")
+        texts[formula.reduced_formula] = formula.text
+    return searches
