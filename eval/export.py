@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ase.units import Bohr, Ry
 from pymatgen.core import Structure
 
 from unimat_search.records import Record
@@ -42,7 +45,7 @@ SCALARS = (
 
 
 def export_records(records: Iterable[Record], target: str, path: Path, *, pressure: float = 0.0) -> int:
-    """Write records to a file (extxyz, parquet, ase-db) or a folder (cif, res).
+    """Write records to a file (extxyz, parquet, ase-db) or a folder (cif, res, vasp, espresso).
 
     The geometry is the final structure; records without one are in the parquet file only.
 
@@ -197,10 +200,60 @@ def _write_ase_db(records: Sequence[Record], path: Path) -> None:
             database.write(_atoms(record), key_value_pairs=plain, data=data)
 
 
+def _write_vasp(records: Sequence[Record], path: Path) -> None:
+    """The Materials Project's two relaxations and static run of each structure, as pymatgen's sets say.
+
+    POTCAR.spec names the POTCARs, which need a licence. The second relaxation and the static run start from the
+    CONTCAR of what is before them: `run.sh` copies it.
+    """
+    from pymatgen.io.vasp.sets import MPRelaxSet, MPStaticSet
+
+    for record in records:
+        folder = path / file_name(record.key)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of POTCARs that are not at hand
+            for stage, rules in (("relax-1", MPRelaxSet), ("relax-2", MPRelaxSet), ("static", MPStaticSet)):
+                rules(_final(record)).write_input(str(folder / stage), potcar_spec=True)
+        (folder / "run.sh").write_text(VASP_SCRIPT, encoding="utf-8")
+
+
+VASP_SCRIPT = """#!/bin/sh
+# VASP="mpirun vasp_std" sh run.sh, once each folder has its POTCAR
+set -e
+for stage in relax-1 relax-2 static; do
+    [ -z "$before" ] || cp "$before/CONTCAR" "$stage/POSCAR"
+    (cd "$stage" && ${VASP:-vasp_std} > vasp.out)
+    before=$stage
+done
+"""
+
+
+def _write_espresso(records: Sequence[Record], path: Path) -> None:
+    """An input of pw.x for each structure: a relaxation of cell and atoms, by the default settings of `DftSettings`.
+
+    Pseudopotentials are named ELEMENT.UPF.
+    """
+    from unimat_search.eval.dft.espresso import write_input
+    from unimat_search.eval.dft.point import Setup, to_atoms
+    from unimat_search.eval.dft.primitive import Primitive
+    from unimat_search.eval.dft.settings import DftSettings
+
+    path.mkdir()
+    settings = DftSettings()
+    control = {"calculation": "vc-relax", "forc_conv_thr": 0.02 / (Ry / Bohr), "pseudo_dir": "pseudo"}
+    for record in records:
+        structure = Primitive.of(_final(record), settings.symprec).structure
+        setup = Setup.of(structure, settings.kspacing, settings, lambda: math.inf)
+        names = {site.specie.symbol: f"{site.specie.symbol}.UPF" for site in structure}
+        write_input(path / f"{file_name(record.key)}.in", to_atoms(structure), setup, names, control)
+
+
 WRITERS: dict[str, Writer] = {
     "extxyz": _write_extxyz,
     "cif": _write_cifs,
     "parquet": _write_parquet,
     "ase-db": _write_ase_db,
+    "vasp": _write_vasp,
+    "espresso": _write_espresso,
 }
 """Writers by the name that `export --to` takes."""

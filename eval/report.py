@@ -198,7 +198,7 @@ def _structure_row(one: Mapping[str, Any]) -> Row:
     return {
         "composition": one["formula"],
         "generator": one["generator"],
-        "candidate": one["key"].rpartition("/")[2],
+        "candidate": "/".join(one["key"].rsplit("/", 3)[1:]),
         "space group": one["space_group"] or "-",
         "a b c": " ".join(f"{edge:.3f}" for edge in cell[:3]) if cell else "-",
         "angles": " ".join(f"{angle:.1f}" for angle in cell[3:]) if cell else "-",

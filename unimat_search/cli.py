@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "csv", "markdown")
 HULL_NAMES = ("none", "mp")
-TARGETS = ("extxyz", "cif", "parquet", "ase-db", "res")
+TARGETS = ("extxyz", "cif", "parquet", "ase-db", "res", "vasp", "espresso")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -142,20 +142,31 @@ def compare(
 @click.option("--to", "target", type=click.Choice(TARGETS), required=True, help="Format.")
 @click.option("--out", type=FILE, help="File or folder to write. [default: RUN/export.FORMAT]")
 @click.option("--converged", is_flag=True, help="Only what converged.")
-def export(run: Path, target: str, out: Path | None, converged: bool) -> None:
-    """Write a run's structures for other tools."""
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    help="Only so many of each generator and composition: the lowest, all different.",
+)
+def export(run: Path, target: str, out: Path | None, converged: bool, top: int | None) -> None:
+    """Write a run's structures for other tools, or as inputs of VASP and Quantum ESPRESSO."""
     with clear_errors():
         from unimat_search.compare import RESULTS, RunError, read_settings
         from unimat_search.eval.export import export_records
+        from unimat_search.refine import choose
         from unimat_search.store import Store
 
         if not (run / RESULTS).is_file():
             raise RunError(f"{run} holds no results; give the folder of a run")
-        suffix = {"ase-db": ".db", "cif": "-cif", "res": "-res"}.get(target, f".{target}")
+        suffixes = {"ase-db": ".db"} | {folder: f"-{folder}" for folder in ("cif", "res", "vasp", "espresso")}
+        suffix = suffixes.get(target, f".{target}")
+        settings = read_settings(run)
         out = out or run / f"export{suffix}"
         with Store(run / RESULTS, read_only=True) as store:
-            rows = [r for r in store.records(structures=True) if r.converged or not converged]
-        count = export_records(rows, target, out, pressure=read_settings(run).relax.pressure)
+            if top:
+                rows = [store.record(key) for key in choose(store, settings, top)]
+            else:
+                rows = [r for r in store.records(structures=True) if r.converged or not converged]
+        count = export_records(rows, target, out, pressure=settings.relax.pressure)
         click.echo(f"{count} structures in {out}")
 
 

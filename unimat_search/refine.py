@@ -29,7 +29,7 @@ from unimat_search.versions import versions
 
 SETTINGS = "refine.toml"
 
-SYMPREC = 0.05
+SYMPREC = 0.1
 """Within which the symmetry of refined structures is looked for, angstrom."""
 
 
@@ -114,7 +114,7 @@ def refine_run(
         _refine(chosen, first, store, spec, settings, run, references, known, workers, on_progress)
         as_run = replace(run, relaxer=settings.relaxer, relax=settings.relax)
         hull = load_hull("", {frozenset(search.formula.amounts) for search in searches}, references)
-        described = [_described(store.record(key), chosen) for key in chosen]
+        described = [_described(store.record(key), chosen[key]) for key in chosen]
         more = {"top": settings.top, "structures": described}
         columns = _chosen_columns(run, store, chosen)
         return summarise(as_run, columns, references, known, hull, store, folder, more)
@@ -232,7 +232,7 @@ def _worth_more_time(record: Record, relax: RelaxSettings) -> bool:
     return record.outcome is Outcome.TIME_LIMIT and record.relax_seconds < relax.time_limit
 
 
-def _described(record: Record, before: Mapping[str, float]) -> dict[str, Any]:
+def _described(record: Record, before: float) -> dict[str, Any]:
     """One refined structure in numbers; edges (angstrom) and angles (degrees) of its conventional cell."""
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
@@ -244,7 +244,7 @@ def _described(record: Record, before: Mapping[str, float]) -> dict[str, Any]:
         "detail": record.detail,
         "formation_energy_per_atom": record.formation_energy_per_atom,
         "energy_per_atom": record.energy_per_atom,
-        "energy_per_atom_before": before[record.key],
+        "energy_per_atom_before": before,
         "minutes": record.relax_seconds / 60,
         "space_group": None,
         "cell": None,

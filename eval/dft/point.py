@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from unimat_search.eval.dft.settings import DftSettings, initial_moments, kpoint_grid
-from unimat_search.eval.potential import Crystals, Evaluations
+from unimat_search.eval.potential import Crystals, Evaluations, OverdueError
 
 if TYPE_CHECKING:
     FloatArray = NDArray[np.float64]
@@ -43,23 +43,32 @@ class Setup:
         cutoff: Of the plane waves, eV.
         kpoints: Gamma-centred divisions.
         moments: To start from, Bohr magnetons, for each site; None for no spin.
-        check: Called once an iteration; raises TimeoutError when it is time to end.
+        left: Seconds that are left, when it is called.
     """
 
     settings: DftSettings
     cutoff: float
     kpoints: tuple[int, int, int]
     moments: tuple[float, ...] | None
-    check: Callable[[], None]
+    left: Callable[[], float]
 
     @classmethod
-    def of(cls, structure: Structure, spacing: float, settings: DftSettings, check: Callable[[], None]) -> Setup:
+    def of(cls, structure: Structure, spacing: float, settings: DftSettings, left: Callable[[], float]) -> Setup:
         """For a crystal, k-points no farther apart than `spacing` (1/angstrom); for a molecule in a box one k-point."""
         symbols = [site.specie.symbol for site in structure]
         moments = initial_moments(symbols, structure.site_properties.get("magmom"), settings)
         in_a_box = structure.properties.get(FIXED_CELL, False)
         grid = (1, 1, 1) if in_a_box else kpoint_grid(structure.lattice.matrix, spacing)
-        return cls(settings, settings.cutoff, grid, moments, check)
+        return cls(settings, settings.cutoff, grid, moments, left)
+
+    def check(self) -> None:
+        """Look at the clock, once an iteration.
+
+        Raises:
+            OverdueError: If no time is left.
+        """
+        if self.left() <= 0:
+            raise OverdueError("its time was over during an iteration")
 
 
 class Engine(Protocol):
@@ -70,7 +79,7 @@ class Engine(Protocol):
 
         Raises:
             ScfError: If there is no self-consistent solution in the allowed number of iterations.
-            TimeoutError: If the setup's check says so.
+            OverdueError: If no time is left.
         """
         ...
 

@@ -12,7 +12,7 @@ from unimat_search.eval.dft.elements import reference_structures
 from unimat_search.eval.dft.point import FIXED_CELL, DftCode, DftPotential, Setup, to_atoms
 from unimat_search.eval.dft.primitive import Primitive
 from unimat_search.eval.dft.settings import STATIC, DftSettings, spacing_for
-from unimat_search.eval.potential import OverdueError, problem_of
+from unimat_search.eval.potential import problem_of
 from unimat_search.eval.relax import BatchedRelaxer
 from unimat_search.records import Outcome, Relaxation, RelaxSettings
 
@@ -86,7 +86,7 @@ class _Descent:
     def run(self) -> Relaxation:
         structure, spacing = self.cell.structure, self.dft.kspacing_insulator
         for _ in range(STAGES):
-            setup = Setup.of(structure, spacing, self.dft, self.check)
+            setup = Setup.of(structure, spacing, self.dft, self.left)
             potential = DftPotential(self.code, setup, structure)
             result = self._stage(potential, structure)
             if result.outcome is not Outcome.CONVERGED or result.structure is None:
@@ -95,11 +95,10 @@ class _Descent:
         return self._whole(replace(result, structure=structure, energy=self._static(structure, spacing * STATIC)))
 
     def _stage(self, potential: DftPotential, structure: Structure) -> Relaxation:
-        left = max(self.settings.time_limit - (time.perf_counter() - self.began), 1e-3)
         settings = replace(
             self.settings,
             max_steps=max(0, self.settings.max_steps - self.n_steps),
-            time_limit=left,
+            time_limit=max(self.left(), 1e-3),
             fixed_cell=self.settings.fixed_cell or bool(structure.properties.get(FIXED_CELL, False)),
         )
         relaxer = BatchedRelaxer(potential, energy_noise=ENERGY_NOISE)
@@ -108,7 +107,7 @@ class _Descent:
         return result
 
     def _static(self, structure: Structure, spacing: float) -> float:
-        setup = Setup.of(structure, spacing, self.dft, self.check)
+        setup = Setup.of(structure, spacing, self.dft, self.left)
         return self.code.engine(setup).evaluate(to_atoms(structure), gradients=False).energy
 
     def _kept(self, before: Structure, after: Structure) -> Structure:
@@ -127,7 +126,6 @@ class _Descent:
             n_steps=self.n_steps,
         )
 
-    def check(self) -> None:
-        """Raise when the time is over."""
-        if time.perf_counter() - self.began > self.settings.time_limit:
-            raise OverdueError(f"{self.settings.time_limit:g} s were over at step {self.n_steps}")
+    def left(self) -> float:
+        """Seconds."""
+        return self.settings.time_limit - (time.perf_counter() - self.began)

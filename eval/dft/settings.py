@@ -45,7 +45,7 @@ class DftSettings:
     smearing: float = 0.05
     spin: str = "auto"
     pulay: bool = True
-    symprec: float = 0.05
+    symprec: float = 0.1
     scf_steps: int = 300
 
     def __post_init__(self) -> None:

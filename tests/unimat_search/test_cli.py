@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -254,3 +255,40 @@ def test_the_public_names_are_there() -> None:
         assert getattr(unimat_search, name)
     with pytest.raises(AttributeError, match="no_such_name"):
         unimat_search.no_such_name  # noqa: B018
+
+
+def test_inputs_of_dft_codes(run: Path, tmp_path: Path) -> None:
+    """VASP: the Materials Project's three stages; Quantum ESPRESSO: one relaxation; each of the lowest structures alone."""
+    assert call("export", run, "--to", "vasp", "--top", 1, "--out", tmp_path / "vasp").exit_code == 0
+    folders = sorted((tmp_path / "vasp").iterdir())
+    assert len(folders) == len(list((run / "best").glob("*.cif")))
+    for folder in folders:
+        assert {file.name for file in folder.iterdir()} == {"relax-1", "relax-2", "static", "run.sh"}
+        for stage in ("relax-1", "relax-2", "static"):
+            files = {file.name for file in (folder / stage).iterdir()}
+            assert files == {"INCAR", "KPOINTS", "POSCAR", "POTCAR.spec"}
+        assert "ISIF = 3" in (folder / "relax-1" / "INCAR").read_text()
+        assert "NSW = 0" in (folder / "static" / "INCAR").read_text()
+    assert call("export", run, "--to", "espresso", "--top", 1, "--out", tmp_path / "espresso").exit_code == 0
+    files = sorted((tmp_path / "espresso").iterdir())
+    assert len(files) == len(folders)
+    for file in files:
+        text = file.read_text()
+        assert "'vc-relax'" in text
+        assert "ecutwfc          = 44.0" in text  # 600 eV
+        assert "Al.UPF" in text
+
+
+def test_a_stage_of_vasp_starts_where_the_one_before_it_ended(run: Path, tmp_path: Path) -> None:
+    call("export", run, "--to", "vasp", "--top", 1, "--out", tmp_path / "vasp")
+    folder = next((tmp_path / "vasp").iterdir())
+    stand_in = "sh -c 'echo moved > CONTCAR; pwd | xargs basename >> ../order'"
+    done = subprocess.run(["sh", "run.sh"], cwd=folder, env=os.environ | {"VASP": "./vasp"}, check=False)
+    assert done.returncode != 0  # there is none
+    for stage in ("relax-1", "relax-2", "static"):
+        program = folder / stage / "vasp"
+        program.write_text(f"#!/bin/sh\n{stand_in}\n")
+        program.chmod(0o755)
+    subprocess.run(["sh", "run.sh"], cwd=folder, env=os.environ | {"VASP": "./vasp"}, check=True)
+    assert (folder / "order").read_text().split() == ["relax-1", "relax-2", "static"]
+    assert (folder / "static" / "POSCAR").read_text() == "moved\n"

@@ -82,7 +82,7 @@ def test_the_stress_is_corrected_for_the_cutoff() -> None:
     for pulay in (True, False):
         code = StubCode()
         settings = DftSettings(pulay=pulay)
-        setup = Setup.of(AL, 1.0, settings, lambda: None)
+        setup = Setup.of(AL, 1.0, settings, lambda: 1.0)
         crystals = Crystals.of([AL])
         evaluation = DftPotential(code, setup, AL).evaluate(crystals)
         plain = StubEngine(code, setup).evaluate(Atoms("Al4", AL.cart_coords, cell=AL.lattice.matrix, pbc=True)).stress
@@ -92,7 +92,7 @@ def test_the_stress_is_corrected_for_the_cutoff() -> None:
 
 
 def test_another_cell_of_the_lattice_is_taken_back_to_that_of_the_k_points() -> None:
-    setup = Setup.of(AL, 1.0, DftSettings(pulay=False), lambda: None)
+    setup = Setup.of(AL, 1.0, DftSettings(pulay=False), lambda: 1.0)
     potential = DftPotential(StubCode(), setup, AL)
     change = np.array([[1, 1, 0], [0, 1, 0], [0, -1, 1]])
     strained = AL.lattice.matrix @ (np.eye(3) + 0.03)
@@ -106,7 +106,7 @@ def test_every_failure_is_a_reason() -> None:
     assert (result.outcome, result.detail) == (Outcome.RELAXER_FAILED, "stub has no PBE data for Tc")
     (result,) = relaxer.relax([AL], RelaxSettings(time_limit=1e-9))
     assert result.outcome is Outcome.TIME_LIMIT
-    assert "s were over" in result.detail
+    assert "time was over" in result.detail
     (result,) = relaxer.relax([AL], RelaxSettings(max_steps=1))
     assert result.outcome is Outcome.NOT_CONVERGED
     code = StubCode()
