@@ -13,6 +13,7 @@ from rich.table import Table
 
 from unimat_search.eval.hull import BOUNDS
 from unimat_search.eval.metrics import HULL_COUNTS
+from unimat_search.eval.published import published_error
 
 Row = dict[str, Any]
 Section = tuple[str, list[Row]]
@@ -133,6 +134,7 @@ def footnotes(summary: Mapping[str, Any]) -> str:
     lines = [
         f"Relaxed by {summary['potential']}: fmax {relax['fmax']} eV/angstrom on atoms and cell, "
         f"at most {relax['max_steps']} steps. Brackets: 95 % intervals (Wilson).",
+        published_error(summary["potential"]),
         "E_f: formation energy, eV/atom; elements: " + (summary["elemental_references"] or "none") + ".",
         f"delta E_f: lowest energy against {summary['reference_generator']}'s, eV/atom; "
         "reduced: share of the pairs (compositions where both converged) where it is negative; "

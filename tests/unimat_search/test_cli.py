@@ -258,8 +258,8 @@ def test_the_public_names_are_there() -> None:
 
 
 def test_inputs_of_dft_codes(run: Path, tmp_path: Path) -> None:
-    """VASP: the Materials Project's three stages; Quantum ESPRESSO: one relaxation; each of the lowest structures alone."""
-    assert call("export", run, "--to", "vasp", "--top", 1, "--out", tmp_path / "vasp").exit_code == 0
+    """VASP: the Materials Project's three stages; Quantum ESPRESSO: one relaxation; the lowest structures alone."""
+    assert call("export", run, "--to", "vasp", "--top", "1", "--out", tmp_path / "vasp").exit_code == 0
     folders = sorted((tmp_path / "vasp").iterdir())
     assert len(folders) == len(list((run / "best").glob("*.cif")))
     for folder in folders:
@@ -269,10 +269,10 @@ def test_inputs_of_dft_codes(run: Path, tmp_path: Path) -> None:
             assert files == {"INCAR", "KPOINTS", "POSCAR", "POTCAR.spec"}
         assert "ISIF = 3" in (folder / "relax-1" / "INCAR").read_text()
         assert "NSW = 0" in (folder / "static" / "INCAR").read_text()
-    assert call("export", run, "--to", "espresso", "--top", 1, "--out", tmp_path / "espresso").exit_code == 0
-    files = sorted((tmp_path / "espresso").iterdir())
-    assert len(files) == len(folders)
-    for file in files:
+    assert call("export", run, "--to", "espresso", "--top", "1", "--out", tmp_path / "espresso").exit_code == 0
+    inputs = sorted((tmp_path / "espresso").iterdir())
+    assert len(inputs) == len(folders)
+    for file in inputs:
         text = file.read_text()
         assert "'vc-relax'" in text
         assert "ecutwfc          = 44.0" in text  # 600 eV
@@ -280,7 +280,7 @@ def test_inputs_of_dft_codes(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_stage_of_vasp_starts_where_the_one_before_it_ended(run: Path, tmp_path: Path) -> None:
-    call("export", run, "--to", "vasp", "--top", 1, "--out", tmp_path / "vasp")
+    call("export", run, "--to", "vasp", "--top", "1", "--out", tmp_path / "vasp")
     folder = next((tmp_path / "vasp").iterdir())
     stand_in = "sh -c 'echo moved > CONTCAR; pwd | xargs basename >> ../order'"
     done = subprocess.run(["sh", "run.sh"], cwd=folder, env=os.environ | {"VASP": "./vasp"}, check=False)
