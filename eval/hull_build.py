@@ -15,6 +15,7 @@ from typing import Any
 
 from pymatgen.core import Composition, Element
 
+from unimat_search.eval.backends import Workers
 from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, relax_chunks
 from unimat_search.formats import structure_from_row
 from unimat_search.records import Outcome, Relaxation, RelaxSettings, first_line
@@ -68,7 +69,7 @@ def build_hull(
     relaxer: Spec,
     *,
     limit: int | None = None,
-    workers: int,
+    workers: Workers,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[RelaxedPhase]:
     """Relax phases near the Materials Project's hull, or those that the file lacks, and write them as they come.
@@ -80,7 +81,7 @@ def build_hull(
         out: The file (`.csv.gz`).
         relaxer: The potential.
         limit: So many, the most stable; others that the file holds already stay.
-        workers: Processes.
+        workers: Processes of this machine, or another backend.
         on_progress: Called with (phases in the file, phases in all).
 
     Raises:

@@ -180,18 +180,23 @@ def references() -> None:
 @click.option("--element", "elements", multiple=True, help="Only this element. Repeatable. [default: all]")
 @DATA_DIR
 @click.option("--out", type=FILE, help="File to write. [default: the user's cache]")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that relax. [default: one for each core]")
+@WORKERS
 def build_references(
-    relaxer: str, elements: tuple[str, ...], data_dir: Path | None, out: Path | None, workers: int | None
+    relaxer: str,
+    elements: tuple[str, ...],
+    data_dir: Path | None,
+    out: Path | None,
+    workers: int | None,
+    backend: str,
+    scheduler: str | None,
 ) -> None:
     """Relax elemental crystals and keep the lowest energy of each element.
 
     With a data folder the candidates are the unary structures of its mp_2023/le20.parquet, else simple
-    crystals; diatomic molecules join them.
+    crystals; diatomic molecules join them. DFT takes the crystals of the elements at ambient conditions.
     """
     with clear_errors():
         from unimat_search.eval import references as refs
-        from unimat_search.eval.backends import usable_cores
         from unimat_search.eval.parallel import load_relaxer
         from unimat_search.registry import Spec
 
@@ -199,13 +204,13 @@ def build_references(
         built_by = load_relaxer(spec)
         candidates, origin = refs.reference_candidates(data_dir, elements, built_by)
         total = sum(map(len, candidates.values()))
-        with progress("structures") as on_progress:
+        with connected(backend, scheduler, workers) as who, progress("structures") as on_progress:
             built = refs.build_references(
                 spec,
                 built_by,
                 candidates,
                 origin,
-                workers=workers or usable_cores(),
+                workers=who,
                 on_progress=lambda done: on_progress(done, total),
             )
         file = out or refs.cache_file(built.potential)

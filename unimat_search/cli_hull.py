@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from unimat_search.shell import DATA_DIR, FILE, SPEC, BadInput, clear_errors, progress
+from unimat_search.shell import DATA_DIR, FILE, SPEC, WORKERS, BadInput, clear_errors, connected, progress
 
 
 @click.group()
@@ -19,13 +19,20 @@ def hull() -> None:
 @click.option("--out", type=FILE, required=True, help="File (.csv.gz); the same command goes on with what is there.")
 @click.option("--relaxer", default="chgnet", show_default=True, metavar=SPEC, help="Potential.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many, the most stable. [default: all]")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that relax. [default: one for each core]")
-def build(data_dir: Path | None, out: Path, relaxer: str, limit: int | None, workers: int | None) -> None:
+@WORKERS
+def build(
+    data_dir: Path | None,
+    out: Path,
+    relaxer: str,
+    limit: int | None,
+    workers: int | None,
+    backend: str,
+    scheduler: str | None,
+) -> None:
     """Relax the phases near the Materials Project's hull, and keep their energies."""
     with clear_errors("finished phases are kept: the same command goes on"):
         from collections import Counter
 
-        from unimat_search.eval.backends import usable_cores
         from unimat_search.eval.hull_build import build_hull
         from unimat_search.registry import Spec
 
@@ -33,13 +40,13 @@ def build(data_dir: Path | None, out: Path, relaxer: str, limit: int | None, wor
             raise BadInput("the phases are in the data sets; give their folder with --data-dir")
         if not out.name.endswith(".csv.gz"):
             raise BadInput(f"{out} must end in .csv.gz")
-        with progress("phases") as on_progress:
+        with connected(backend, scheduler, workers) as who, progress("phases") as on_progress:
             phases = build_hull(
                 data_dir,
                 out,
                 Spec.parse(relaxer),
                 limit=limit,
-                workers=workers or usable_cores(),
+                workers=who,
                 on_progress=on_progress,
             )
         outcomes = Counter(phase.outcome for phase in phases).most_common()

@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from unimat_search.shell import DATA_DIR, FOLDER, SPEC, BadInput, clear_errors, progress
+from unimat_search.shell import DATA_DIR, FOLDER, SPEC, WORKERS, BadInput, clear_errors, connected, progress
 
 GENERATOR = click.option("--generator", "generators", multiple=True, metavar=SPEC, help="Others than the usual.")
 SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every generator.")
 RELAXER = click.option("--relaxer", default="chgnet", show_default=True, metavar=SPEC, help="Potential.")
-WORKERS = click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one for each core]")
+PROCESSES = click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one for each core]")
 
 
 @click.group()
@@ -44,6 +44,8 @@ def rq3(
     judge: str | None,
     judged: int,
     workers: int | None,
+    backend: str,
+    scheduler: str | None,
 ) -> None:
     """Zero-shot search against random search: convergence, formation energies, known ground states, cost."""
     with clear_errors("finished candidates are kept: the same command goes on"):
@@ -58,20 +60,21 @@ def rq3(
             raise BadInput("the experiment needs the data sets; give their folder with --data-dir")
         if judge:
             load_relaxer(Spec.parse(judge))
-        with progress("candidates") as on_progress:
-            tables = run_rq3(
-                out,
-                data_dir,
-                compositions=compositions,
-                n=n,
-                generators=generators or GENERATORS,
-                seed=seed,
-                relaxer=relaxer,
-                workers=workers,
-                on_progress=on_progress,
-            )
-        if judge:
-            tables = judged_tables(out, tables, judge, judged, workers=workers)
+        with connected(backend, scheduler, workers) as who:
+            with progress("candidates") as on_progress:
+                tables = run_rq3(
+                    out,
+                    data_dir,
+                    compositions=compositions,
+                    n=n,
+                    generators=generators or GENERATORS,
+                    seed=seed,
+                    relaxer=relaxer,
+                    workers=who,
+                    on_progress=on_progress,
+                )
+            if judge:
+                tables = judged_tables(out, tables, judge, judged, workers=who)
         (out / "rq3.md").write_text(markdown(sections(tables), footnotes(tables)) + "\n", encoding="utf-8")
         click.echo(plain_text(sections(tables), footnotes(tables)))
 
@@ -84,7 +87,7 @@ def _options_of_samples(command: Callable[..., None]) -> Callable[..., None]:
         click.option("-n", type=click.IntRange(min=1), default=1000, show_default=True, help="Samples each."),
         GENERATOR,
         SEED,
-        WORKERS,
+        PROCESSES,
     )
     return reduce(lambda made, option: option(made), reversed(options), command)
 

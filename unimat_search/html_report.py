@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimat_search.compare import RESULTS, RunError, read_settings
+from unimat_search.compare import REFINED, RESULTS, RunError, read_settings
 from unimat_search.eval import report
 from unimat_search.eval.trials import Trials, collect_all, curve
 from unimat_search.files import write_whole
@@ -24,7 +24,7 @@ from unimat_search.rq3 import RUN, TABLES, VERSION
 from unimat_search.rq3_tables import footnotes, sections
 from unimat_search.scenes import known_structures, structure_panels
 from unimat_search.store import Store
-from unimat_search.summary import SUMMARY
+from unimat_search.summary import MOST_LISTED, SUMMARY
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 """Told apart with every kind of colour vision (Okabe and Ito, Color Universal Design, 2008), then two more."""
@@ -60,6 +60,9 @@ def write_report(folder: Path, out: Path) -> None:
         parts, notes = list(sections(tables)), footnotes(tables)
     else:
         summary = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
+        summary["compositions"] = summary["compositions"][:MOST_LISTED]
+        refined = sorted((run / REFINED).glob(f"*/{SUMMARY}"))
+        summary["refined"] = [json.loads(file.read_text(encoding="utf-8")) for file in refined]
         title = f"Comparison: {', '.join(settings.formulas[:4])}{' ...' if len(settings.formulas) > 4 else ''}"
         parts, notes = list(report.sections(summary)), report.footnotes(summary)
     known = {formula for formula, own in known_structures(settings).items() if own}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from unimat_search.compare import RESULTS, read_settings
-from unimat_search.eval.backends import usable_cores
+from unimat_search.eval.backends import Workers, usable_cores
 from unimat_search.eval.metrics import TIE, by_column, lowest
 from unimat_search.eval.parallel import load_relaxer, relax_chunks
 from unimat_search.eval.trials import estimate, share
@@ -26,7 +26,9 @@ Lowest = Mapping[str, Mapping[str, Record]]
 """The lowest candidate by reduced formula and generator."""
 
 
-def judge_run(run: Path, formulas: Sequence[str], relaxer: str, cache: Path, *, workers: int | None) -> dict[str, Any]:
+def judge_run(
+    run: Path, formulas: Sequence[str], relaxer: str, cache: Path, *, workers: Workers | None
+) -> dict[str, Any]:
     """Both potentials' verdicts on the lowest structures of a run.
 
     Args:
@@ -34,7 +36,7 @@ def judge_run(run: Path, formulas: Sequence[str], relaxer: str, cache: Path, *, 
         formulas: Reduced formulas to judge.
         relaxer: The second potential.
         cache: File of what it said before, by potential and candidate.
-        workers: Processes; by default one for each usable core.
+        workers: Processes, by default one for each usable core, or another backend.
 
     Returns:
         The potential's name; delta E_f and reduction rate of each generator against the first one under both; and how
@@ -62,7 +64,7 @@ def _lowest(store: Store, formulas: Sequence[str], generators: Sequence[str]) ->
 
 
 def _energies(
-    structures: Mapping[str, Structure], spec: Spec, potential: str, relax: RelaxSettings, cache: Path, workers: int
+    structures: Mapping[str, Structure], spec: Spec, potential: str, relax: RelaxSettings, cache: Path, workers: Workers
 ) -> dict[str, float]:
     """Energy of each structure relaxed by the second judge, eV/atom; what did not converge is left out."""
     all_said: dict[str, dict[str, float | None]] = (

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from unimat_search.compare import RESULTS, RunError, read_settings, run_comparison
-from unimat_search.eval.backends import usable_cores
+from unimat_search.eval.backends import Workers, usable_cores
 from unimat_search.eval.metrics import HULL_COUNTS
 from unimat_search.eval.parallel import load_relaxer, relax_chunks
 from unimat_search.eval.trials import (
@@ -135,7 +135,7 @@ def reproduce(
     generators: Sequence[str] = GENERATORS,
     seed: int = 0,
     relaxer: str = "chgnet",
-    workers: int | None = None,
+    workers: Workers | None = None,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Run the experiment, or what is missing of it, and return its tables.
@@ -148,7 +148,7 @@ def reproduce(
         generators: The first one is the reference of the others. Those that a folder has stay, others join them.
         seed: Given to every generator.
         relaxer: The potential.
-        workers: Processes.
+        workers: Processes of this machine, or another backend.
         on_progress: Called with (candidates finished, candidates in all).
 
     Raises:
@@ -207,7 +207,7 @@ def _write_known(targets: Sequence[Target], known: Mapping[str, Structure], out:
 
 
 def _known_energies(
-    out: Path, known: Mapping[str, Structure], relaxer: Spec, relax: RelaxSettings, workers: int
+    out: Path, known: Mapping[str, Structure], relaxer: Spec, relax: RelaxSettings, workers: Workers
 ) -> dict[str, float]:
     """Energies of the known structures that converged, relaxed as the candidates are, eV/atom."""
     file = out / KNOWN_ENERGIES
@@ -353,7 +353,7 @@ def _finite(value: float) -> float | None:
 
 
 def judged_tables(
-    out: Path, tables: dict[str, Any], relaxer: str, count: int, *, workers: int | None = None
+    out: Path, tables: dict[str, Any], relaxer: str, count: int, *, workers: Workers | None = None
 ) -> dict[str, Any]:
     """Tables with a second potential's verdict on the lowest structures of the first `count` compositions."""
     formulas = [parse_formula(target["reduced_formula"]).reduced_formula for target in tables["targets"][:count]]
