@@ -1,4 +1,4 @@
-"""What the README shows works: its Python runs, its commands parse."""
+"""What the README shows works: its Python runs, its commands parse, and those of the other pages."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ from unimat_search.unimat.train import TrainConfig, read_config
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGES = (README, *(file.read_text() for file in sorted((Path(__file__).parent.parent / "docs").glob("*.md"))))
+
+
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    lines = [line for page in PAGES for block in blocks("sh", page) for line in block.splitlines()]
     return [line.partition("unimat-search")[2] for line in lines if re.search(r"(^|bin/)unimat-search ", line)]
 
 
