@@ -542,3 +542,19 @@ def test_the_summary_is_plain_json(run: Path) -> None:
         raise AssertionError(constant)
 
     json.loads((run / "summary.json").read_text(), parse_constant=refuse)
+
+
+def test_of_many_compositions_files_hold_all_and_the_report_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(EMT, formulas=("Al", "AlCu", "Cu"), generators=("airss",), formula_units="1", n=1)
+    whole = run_comparison(settings, tmp_path / "whole", workers=1)
+    monkeypatch.setattr("unimat_search.summary.MOST_LISTED", 2)
+    summary = run_comparison(settings, tmp_path / "many", workers=1)
+    assert [entry["formula"] for entry in summary["compositions"]] == ["Al", "AlCu"]
+    assert without_times(summary["overall"]) == without_times(whole["overall"])
+    written = read_summary(tmp_path / "many")
+    assert [entry["formula"] for entry in written["compositions"]] == ["Al", "AlCu", "Cu"]
+    assert len((tmp_path / "many" / "summary.csv").read_text().splitlines()) == 1 + 2 * 3 + 1
+    assert len(list((tmp_path / "many" / "best").iterdir())) == 2 * 2
+    assert "Listed: the first 2 of 3 compositions; summary.csv has all." in to_table(summary)
