@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ase.units import Bohr, Ry
 from pymatgen.core import Structure
 
-from unimat_search.records import Record
+from unimat_search.records import Record, RelaxSettings
 from unimat_search.res import ResEntry, space_group_symbol, to_res, under_pressure
 
 if TYPE_CHECKING:
@@ -44,22 +41,23 @@ SCALARS = (
 """Columns of a record that every format which has room for them carries."""
 
 
-def export_records(records: Iterable[Record], target: str, path: Path, *, pressure: float = 0.0) -> int:
+def export_records(records: Iterable[Record], target: str, path: Path, *, relax: RelaxSettings) -> int:
     """Write records to a file (extxyz, parquet, ase-db) or a folder (cif, res, vasp, espresso).
 
     The geometry is the final structure; records without one are in the parquet file only.
 
     Args:
         records: With their structures.
-        target: A key of `WRITERS`, or "res".
+        target: A key of `WRITERS`, "res", "vasp" or "espresso".
         path: File or folder, which must not exist.
-        pressure: That the structures were relaxed under, GPa.
+        relax: What they were relaxed under.
 
     Returns:
         How many records were written.
 
     Raises:
         FileExistsError: If there is something at `path`.
+        ValueError: If a structure can't be written so.
     """
     if path.exists():
         raise FileExistsError(f"{path} exists; give another --out")
@@ -67,7 +65,12 @@ def export_records(records: Iterable[Record], target: str, path: Path, *, pressu
     if target != "parquet":
         rows = [record for record in rows if record.final_structure is not None]
     path.parent.mkdir(parents=True, exist_ok=True)
-    writers: dict[str, Writer] = {**WRITERS, "res": partial(_write_res, pressure=pressure)}
+    writers: dict[str, Writer] = {
+        **WRITERS,
+        "res": partial(_write_res, pressure=relax.pressure),
+        "vasp": partial(_write_inputs, code="vasp", relax=relax),
+        "espresso": partial(_write_inputs, code="espresso", relax=relax),
+    }
     writers[target](rows, path)
     return len(rows)
 
@@ -200,52 +203,11 @@ def _write_ase_db(records: Sequence[Record], path: Path) -> None:
             database.write(_atoms(record), key_value_pairs=plain, data=data)
 
 
-def _write_vasp(records: Sequence[Record], path: Path) -> None:
-    """The Materials Project's two relaxations and static run of each structure, as pymatgen's sets say.
+def _write_inputs(records: Sequence[Record], path: Path, code: str, relax: RelaxSettings) -> None:
+    from unimat_search.eval.dft.inputs import write_espresso, write_vasp
 
-    POTCAR.spec names the POTCARs, which need a licence. The second relaxation and the static run start from the
-    CONTCAR of what is before them: `run.sh` copies it.
-    """
-    from pymatgen.io.vasp.sets import MPRelaxSet, MPStaticSet
-
-    for record in records:
-        folder = path / file_name(record.key)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of POTCARs that are not at hand
-            for stage, rules in (("relax-1", MPRelaxSet), ("relax-2", MPRelaxSet), ("static", MPStaticSet)):
-                rules(_final(record)).write_input(str(folder / stage), potcar_spec=True)
-        (folder / "run.sh").write_text(VASP_SCRIPT, encoding="utf-8")
-
-
-VASP_SCRIPT = """#!/bin/sh
-# VASP="mpirun vasp_std" sh run.sh, once each folder has its POTCAR
-set -e
-for stage in relax-1 relax-2 static; do
-    [ -z "$before" ] || cp "$before/CONTCAR" "$stage/POSCAR"
-    (cd "$stage" && ${VASP:-vasp_std} > vasp.out)
-    before=$stage
-done
-"""
-
-
-def _write_espresso(records: Sequence[Record], path: Path) -> None:
-    """An input of pw.x for each structure: a relaxation of cell and atoms, by the default settings of `DftSettings`.
-
-    Pseudopotentials are named ELEMENT.UPF.
-    """
-    from unimat_search.eval.dft.espresso import write_input
-    from unimat_search.eval.dft.point import Setup, to_atoms
-    from unimat_search.eval.dft.primitive import Primitive
-    from unimat_search.eval.dft.settings import DftSettings
-
-    path.mkdir()
-    settings = DftSettings()
-    control = {"calculation": "vc-relax", "forc_conv_thr": 0.02 / (Ry / Bohr), "pseudo_dir": "pseudo"}
-    for record in records:
-        structure = Primitive.of(_final(record), settings.symprec).structure
-        setup = Setup.of(structure, settings.kspacing, settings, lambda: math.inf)
-        names = {site.specie.symbol: f"{site.specie.symbol}.UPF" for site in structure}
-        write_input(path / f"{file_name(record.key)}.in", to_atoms(structure), setup, names, control)
+    write = {"vasp": write_vasp, "espresso": write_espresso}[code]
+    write({file_name(record.key): _final(record) for record in records}, path, relax)
 
 
 WRITERS: dict[str, Writer] = {
@@ -253,7 +215,5 @@ WRITERS: dict[str, Writer] = {
     "cif": _write_cifs,
     "parquet": _write_parquet,
     "ase-db": _write_ase_db,
-    "vasp": _write_vasp,
-    "espresso": _write_espresso,
 }
 """Writers by the name that `export --to` takes."""

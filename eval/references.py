@@ -153,14 +153,15 @@ def references_for(spec: Spec, relaxer: Relaxer, elements: Collection[str], *, w
     if not lacking or potential_ships(relaxer.name):
         return known
     candidates, origin = reference_candidates(None, lacking, relaxer)
+    return known.merged(build_references(spec, relaxer, candidates, origin, workers=workers, keep=keep_references))
 
-    def keep(built: References) -> None:
-        try:
-            save_references(known.merged(built), cache_file(known.potential))
-        except OSError as error:
-            log.warning("elemental references can't be kept: %s", error)
 
-    return known.merged(build_references(spec, relaxer, candidates, origin, workers=workers, keep=keep))
+def keep_references(built: References) -> None:
+    """Put references into the user's cache, beside those that are there."""
+    try:
+        save_references(load_references(built.potential).merged(built), cache_file(built.potential))
+    except OSError as error:
+        log.warning("elemental references can't be kept: %s", error)
 
 
 def potential_ships(potential: str) -> bool:

@@ -86,10 +86,8 @@ def main() -> None:
     help="Relax the lowest again by this relaxer, e.g. gpaw; with --resume also of a run that is there.",
 )
 @click.option("--top", type=click.IntRange(min=1), help="So many of each generator and composition. [default: 3]")
-@click.option("--refine-fmax", type=float, default=0.02, show_default=True, help="Their force threshold, eV/angstrom.")
-@click.option(
-    "--refine-time-limit", type=float, default=14400.0, show_default=True, help="Seconds for one of them at most."
-)
+@click.option("--refine-fmax", type=float, help="Their force threshold, eV/angstrom. [default: 0.02]")
+@click.option("--refine-time-limit", type=float, help="Seconds for one of them at most. [default: 14400]")
 @WORKERS
 @click.option(
     "--format", "fmt", type=click.Choice(FORMATS), default="table", show_default=True, help="Of the report on stdout."
@@ -102,8 +100,8 @@ def compare(
     seed_file: Path | None,
     refine: str | None,
     top: int | None,
-    refine_fmax: float,
-    refine_time_limit: float,
+    refine_fmax: float | None,
+    refine_time_limit: float | None,
     workers: int | None,
     backend: str,
     scheduler: str | None,
@@ -124,8 +122,8 @@ def compare(
             raise BadInput("no formula is given; use --formula NaCl, or --formulas FILE")
         out = out or Path("runs") / run_name(options["formulas"])
         settings = _settings(options, read_settings(out) if resume else None)
-        limits = replace(settings.relax, fmax=refine_fmax, time_limit=refine_time_limit)
-        again = _refinements(out, refine, top, limits, resume=resume)
+        limits = {"fmax": refine_fmax, "time_limit": refine_time_limit}
+        again = _refinements(out, refine, top, limits, settings.relax, resume=resume)
         with connected(backend, scheduler, workers) as who:
             with progress("candidates") as on_progress:
                 summary = run_comparison(
@@ -166,7 +164,7 @@ def export(run: Path, target: str, out: Path | None, converged: bool, top: int |
                 rows = [store.record(key) for key in choose(store, settings, top)]
             else:
                 rows = [r for r in store.records(structures=True) if r.converged or not converged]
-        count = export_records(rows, target, out, pressure=settings.relax.pressure)
+        count = export_records(rows, target, out, relax=settings.relax)
         click.echo(f"{count} structures in {out}")
 
 
@@ -212,6 +210,7 @@ def build_references(
                 origin,
                 workers=who,
                 on_progress=lambda done: on_progress(done, total),
+                keep=(lambda _: None) if out else refs.keep_references,
             )
         file = out or refs.cache_file(built.potential)
         refs.save_references(built if out else refs.load_references(built.potential).merged(built), file)
@@ -232,19 +231,34 @@ def doctor(data_dir: Path | None) -> None:
 
 
 def _refinements(
-    out: Path, refine: str | None, top: int | None, limits: RelaxSettings, *, resume: bool
+    out: Path,
+    refine: str | None,
+    top: int | None,
+    limits: dict[str, float | None],
+    relax: RelaxSettings,
+    *,
+    resume: bool,
 ) -> list[RefineSettings]:
     """What is refined: what is asked for, or what a run that is gone on with was refined by."""
     from unimat_search.eval.parallel import load_relaxer
     from unimat_search.refine import RefineSettings, refined_settings
     from unimat_search.registry import Spec
 
-    if refine is None and top is not None:
-        raise BadInput("--top is of --refine; name the relaxer, as in --refine gpaw")
+    stored = refined_settings(out) if resume else []
+    given = {name: value for name, value in limits.items() if value is not None}
     if refine is None:
-        return refined_settings(out) if resume else []
+        if top is not None or given:
+            raise BadInput(
+                "--top, --refine-fmax and --refine-time-limit are of --refine; name the relaxer: --refine gpaw"
+            )
+        return stored
     load_relaxer(Spec.parse(refine))
-    return [RefineSettings(refine, top or 3, limits)]
+    default = RefineSettings(refine)
+    default = replace(default, relax=replace(relax, fmax=default.relax.fmax, time_limit=default.relax.time_limit))
+    before = next((settings for settings in stored if settings.relaxer == refine), default)
+    fmax, time_limit = (given.get(name, getattr(before.relax, name)) for name in limits)
+    relax = replace(before.relax, fmax=fmax, time_limit=time_limit)
+    return [replace(before, top=top or before.top, relax=relax)]
 
 
 def _refined(out: Path, settings: RefineSettings, workers: Workers) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def run_comparison(
     for symbol in references.missing(Composition(dict.fromkeys(elements, 1))):
         log.warning("no %s reference for %s: formation energies with it stay empty", built.name, symbol)
     with Store(out / RESULTS) as store:
+        rescore(store, references, known, settings.matcher)
         _run(searches, generators, store, relaxer, settings, references, known, workers, on_progress)
         hull = load_hull(settings.hull, systems, references)
         return summarise(settings, planned_columns(settings, store), references, known, hull, store, out)
@@ -183,6 +184,22 @@ def _run(
             queue.relaxed(job.tag, [score(r, result, references, known, settings.matcher) for r, result in pairs])
         else:
             queue.generated(job.tag, results[0])
+
+
+def rescore(store: Store, references: References, known: Known | None, matcher: MatchSettings) -> None:
+    """Give formation energies to what converged while a reference was missing that is there now."""
+    for record in list(store.without_formation_energy()):
+        if not references.missing(Composition(record.cell_formula)):
+            found = Relaxation(
+                record.index,
+                record.final_structure,
+                record.energy,
+                record.n_steps,
+                record.max_force,
+                Outcome.CONVERGED,
+                seconds=record.relax_seconds,
+            )
+            store.write([score(record, found, references, known, matcher)])
 
 
 def score(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 from pymatgen.core import Structure
 
-from unimat_search.compare import REFINED, RESULTS, RunError, read_known_of, read_settings, score
+from unimat_search.compare import REFINED, RESULTS, RunError, read_known_of, read_settings, rescore, score
 from unimat_search.eval.backends import Workers, usable_cores
 from unimat_search.eval.hull_sources import load_hull
 from unimat_search.eval.match import Known
@@ -24,7 +25,7 @@ from unimat_search.records import Outcome, Record, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
 from unimat_search.res import space_group_symbol
 from unimat_search.store import Store
-from unimat_search.summary import Columns, planned_columns, summarise
+from unimat_search.summary import MOST_LISTED, Columns, planned_columns, summarise
 from unimat_search.versions import versions
 
 SETTINGS = "refine.toml"
@@ -111,10 +112,12 @@ def refine_run(
     )
     with Store(out / RESULTS, read_only=True) as first, Store(folder / RESULTS) as store:
         chosen = choose(first, run, settings.top)
+        rescore(store, references, known, run.matcher)
         _refine(chosen, first, store, spec, settings, run, references, known, workers, on_progress)
         as_run = replace(run, relaxer=settings.relaxer, relax=settings.relax)
         hull = load_hull("", {frozenset(search.formula.amounts) for search in searches}, references)
-        described = [_described(store.record(key), chosen[key]) for key in chosen]
+        listed = islice(chosen.items(), MOST_LISTED)
+        described = [_described(store.record(key), energy) for key, energy in listed]
         more = {"top": settings.top, "structures": described}
         columns = _chosen_columns(run, store, chosen)
         return summarise(as_run, columns, references, known, hull, store, folder, more)
@@ -183,7 +186,7 @@ def _final(record: Record) -> Structure:
 
 
 def _refine(
-    chosen: Iterable[str],
+    chosen: Collection[str],
     first: Store,
     store: Store,
     spec: Spec,
@@ -197,10 +200,11 @@ def _refine(
     """Relax what the store does not hold yet, small cells first, one structure a job."""
     done = {record.key for record in store.records() if not _worth_more_time(record, settings.relax)}
     waiting = [key for key in chosen if key not in done]
-    records = sorted((first.record(key) for key in waiting), key=lambda record: record.num_sites)
-    total, finished = len(list(chosen)), len(list(chosen)) - len(waiting)
+    sizes = {key: first.record(key).num_sites for key in waiting}
+    waiting.sort(key=lambda key: sizes[key])
+    total, finished = len(chosen), len(chosen) - len(waiting)
     on_progress(finished, total)
-    jobs = _jobs(records, spec, settings.relax)
+    jobs = _jobs(map(first.record, waiting), spec, settings.relax)
     for job, (relaxation,) in run_jobs(lambda: next(jobs, None), workers=workers):
         row = score(job.tag, relaxation, references, known, run.matcher)
         store.write([row])
@@ -251,6 +255,6 @@ def _described(record: Record, before: float) -> dict[str, Any]:
     }
     if record.converged and record.final_structure:
         cell = SpacegroupAnalyzer(record.final_structure, SYMPREC).get_conventional_standard_structure().lattice
-        described["space_group"] = space_group_symbol(record.final_structure)
+        described["space_group"] = space_group_symbol(record.final_structure, SYMPREC)
         described["cell"] = [round(float(value), 4) for value in (*cell.abc, *cell.angles)]
     return described

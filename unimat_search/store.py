@@ -98,6 +98,11 @@ class Store:
         order = 'reduced_formula, generator, formula_units, seed, "index"'
         return self._select(f"TRUE ORDER BY {order}", (), structures=structures)
 
+    def without_formation_energy(self) -> Iterator[Record]:
+        """Rows that converged while a reference was missing."""
+        condition = "outcome = ? AND formation_energy_per_atom IS NULL"
+        return self._select(condition, (Outcome.CONVERGED.value,))
+
     def record(self, key: str) -> Record:
         """One row, with its structures."""
         return next(self._select("key = ?", (key,)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Collection, Mapping
@@ -41,7 +43,8 @@ class Espresso:
 
     Args:
         command: How it is started, e.g. "pw.x" or "mpiexec -n 8 pw.x".
-        pseudo_dir: Folder of pseudopotentials; of several PBE files of an element the last by name counts.
+        pseudo_dir: Folder of pseudopotentials; of several PBE files of an element the last by name counts. What they
+            hold is part of the program's name.
 
     Raises:
         MissingPackageError: If the program is not there.
@@ -54,9 +57,9 @@ class Espresso:
             raise MissingPackageError(f"{command!r} can't be started: install Quantum ESPRESSO, or give command=")
         self._pseudo_dir = pseudo_dir.resolve()
         self.pseudopotentials = read_pseudopotentials(self._pseudo_dir)
-        files = " ".join(sorted(self.pseudopotentials.values()))
+        content = b"".join((self._pseudo_dir / file).read_bytes() for _, file in sorted(self.pseudopotentials.items()))
         version = _version(tuple(self._command))
-        self.name = f"espresso-{version}-{hashlib.sha256(files.encode()).hexdigest()[:6]}"
+        self.name = f"espresso-{version}-{hashlib.sha256(content).hexdigest()[:6]}"
 
     def missing(self, symbols: Collection[str]) -> list[str]:
         """See `unimat_search.eval.dft.point.DftCode.missing`."""
@@ -118,7 +121,7 @@ class EspressoEngine:
         self._setup.check()
         with tempfile.TemporaryDirectory() as folder:
             control = {"tprnfor": gradients, "tstress": gradients, "pseudo_dir": str(self._pseudo_dir)}
-            write_input(Path(folder) / "pw.in", atoms, self._setup, self._pseudopotentials, control)
+            write_input(Path(folder) / "pw.in", atoms, self._setup, self._pseudopotentials, {"control": control})
             output = self._run(Path(folder))
             self._done = read(output, format="espresso-out").calc
             energy = self._done.get_potential_energy() + _half_smearing(output)
@@ -136,25 +139,29 @@ class EspressoEngine:
 
     def _run(self, folder: Path) -> Path:
         output = folder / "pw.out"
-        try:
-            with output.open("w") as text:
-                done = subprocess.run(
-                    [*self._command, "-in", "pw.in"],
-                    cwd=folder,
-                    stdout=text,
-                    stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL,
-                    timeout=self._setup.left(),
-                    check=False,
-                )
-        except subprocess.TimeoutExpired as error:
-            raise OverdueError("its time was over during an iteration") from error
+        with output.open("w") as text:
+            process = subprocess.Popen(
+                [*self._command, "-in", "pw.in"],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=text,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                code = process.wait(self._setup.left())
+            except subprocess.TimeoutExpired as error:
+                raise OverdueError("its time was over during an iteration") from error
+            finally:
+                with contextlib.suppress(ProcessLookupError):  # a launcher's children too
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         text_out = output.read_text(encoding="latin-1")
         if "convergence NOT achieved" in text_out:
             raise ScfError(f"not self-consistent after {self._setup.settings.scf_steps} iterations")
-        if done.returncode or "JOB DONE" not in text_out:
+        if code or "JOB DONE" not in text_out:
             complaint = re.search(r"%%%+\s*\n\s*(.*\n.*)", text_out)
-            reason = " ".join(complaint.group(1).split()) if complaint else f"exit code {done.returncode}"
+            reason = " ".join(complaint.group(1).split()) if complaint else f"exit code {code}"
             raise EvaluationError(f"pw.x failed: {reason}")
         return output
 
@@ -166,7 +173,11 @@ def _half_smearing(output: Path) -> float:
 
 
 def write_input(
-    file: Path, atoms: Atoms, setup: Setup, pseudopotentials: Mapping[str, str], control: Mapping[str, Any]
+    file: Path,
+    atoms: Atoms,
+    setup: Setup,
+    pseudopotentials: Mapping[str, str],
+    more: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Write an input of pw.x.
 
@@ -175,7 +186,7 @@ def write_input(
         atoms: The crystal.
         setup: What is asked for.
         pseudopotentials: File names by element.
-        control: What the namelist CONTROL says besides.
+        more: What the namelists control and cell say besides.
     """
     settings = setup.settings
     atoms = atoms.copy()
@@ -194,8 +205,9 @@ def write_input(
         atoms,
         format="espresso-in",
         input_data={
-            "control": {"calculation": "scf", "verbosity": "high", "disk_io": "none", **control},
+            "control": {"calculation": "scf", "verbosity": "high", "disk_io": "none", **more["control"]},
             "system": system,
+            "cell": dict(more.get("cell", {})),
             "electrons": {"conv_thr": 1e-8, "electron_maxstep": settings.scf_steps},
         },
         pseudopotentials=dict(pseudopotentials),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,8 +43,10 @@ class Primitive:
         if not symprec or structure.properties.get(FIXED_CELL, False) or "magmom" in structure.site_properties:
             return whole
         cell = (structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure])
-        dataset = spglib.get_symmetry_dataset(cell, symprec=symprec)
-        found = spglib.standardize_cell(cell, to_primitive=True, symprec=symprec)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = spglib.get_symmetry_dataset(cell, symprec=symprec)
+            found = spglib.standardize_cell(cell, to_primitive=True, symprec=symprec)
         if dataset is None or found is None:
             return whole
         lattice, coords, numbers = found

@@ -28,7 +28,7 @@ class DftRelaxer:
 
     First with the k-points of an insulator; what gap that finds chooses those of the second relaxation and, denser by
     the third root of 100/64, those of the static run, whose energy counts. Crystals are relaxed in their primitive
-    cells, with the symmetry that they come with.
+    cells, with the symmetry that they come with; where the cell is fixed, or nothing moves, as they are.
 
     Args:
         code: The program.
@@ -65,8 +65,9 @@ class DftRelaxer:
         if missing:
             return Relaxation(0, detail=f"{self.code.name} has no PBE data for {', '.join(missing)}")
         try:
-            descent = _Descent(self.code, self.settings, settings, Primitive.of(structure, self.settings.symprec))
-            return descent.run()
+            as_it_is = settings.fixed_cell or settings.max_steps == 0
+            cell = Primitive.of(structure, 0 if as_it_is else self.settings.symprec)
+            return _Descent(self.code, self.settings, settings, cell).run()
         except Exception as error:  # a program may raise anything
             outcome, detail = problem_of(error)
             return Relaxation(0, outcome=outcome, detail=detail)
@@ -92,7 +93,7 @@ class _Descent:
             if result.outcome is not Outcome.CONVERGED or result.structure is None:
                 return self._whole(result)
             structure, spacing = self._kept(structure, result.structure), spacing_for(potential.band_gap(), self.dft)
-        return self._whole(replace(result, structure=structure, energy=self._static(structure, spacing * STATIC)))
+        return self._whole(self._static(replace(result, structure=structure), structure, spacing * STATIC))
 
     def _stage(self, potential: DftPotential, structure: Structure) -> Relaxation:
         settings = replace(
@@ -106,9 +107,15 @@ class _Descent:
         self.n_steps += result.n_steps
         return result
 
-    def _static(self, structure: Structure, spacing: float) -> float:
+    def _static(self, result: Relaxation, structure: Structure, spacing: float) -> Relaxation:
+        """The relaxation's result with the energy of the static run."""
         setup = Setup.of(structure, spacing, self.dft, self.left)
-        return self.code.engine(setup).evaluate(to_atoms(structure), gradients=False).energy
+        try:
+            energy = self.code.engine(setup).evaluate(to_atoms(structure), gradients=False).energy
+        except Exception as error:  # what was relaxed is kept
+            outcome, detail = problem_of(error)
+            return replace(result, energy=None, outcome=outcome, detail=f"static run: {detail}")
+        return replace(result, energy=energy)
 
     def _kept(self, before: Structure, after: Structure) -> Structure:
         """The new geometry with what the old one said of its sites."""

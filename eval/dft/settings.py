@@ -70,7 +70,8 @@ class DftSettings:
         label = f"pbe-{self.cutoff:g}eV"
         if self == DftSettings(cutoff=self.cutoff):
             return label
-        text = json.dumps(asdict(self), sort_keys=True)
+        values = {k: v if isinstance(v, bool | str) else float(v) for k, v in asdict(self).items()}
+        text = json.dumps(values, sort_keys=True)
         return f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 

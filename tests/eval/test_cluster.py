@@ -53,8 +53,9 @@ class Cluster:
 
     def kill(self) -> None:
         for process in (self.scheduler, self.workers):
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 @contextmanager
@@ -115,16 +116,20 @@ def test_what_kills_every_worker_fails_alone(cluster: Cluster, tmp_path: Path) -
     assert len(rows(tmp_path / "run")) == 6
 
 
-def test_a_scheduler_that_is_restarted_loses_nothing(here: list[Record], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("timeout", "away"), [(30, 0), (3, 8)], ids=["at once", "when the client has given it up"])
+def test_a_scheduler_that_is_restarted_loses_nothing(
+    timeout: float, away: float, here: list[Record], tmp_path: Path
+) -> None:
     cluster = Cluster()
     done = [0]
 
     def restart() -> None:
         cluster.kill()
+        time.sleep(away)
         cluster.start()
 
     try:
-        with DaskCluster(cluster.address) as backend, meanwhile(lambda: done[0], 2, restart):
+        with DaskCluster(cluster.address, timeout=timeout) as backend, meanwhile(lambda: done[0], 2, restart):
             run_comparison(SLOW, tmp_path / "run", workers=backend, on_progress=lambda n, _: done.__setitem__(0, n))
     finally:
         cluster.kill()
@@ -149,6 +154,50 @@ def test_a_client_that_is_killed_goes_on_where_it_was(cluster: Cluster, here: li
     assert sum(record.outcome is None for record in before) > 2
     subprocess.run([*command, "--resume"], cwd=ROOT, check=True, capture_output=True)
     assert rows(out) == here
+
+
+def test_a_scheduler_that_stays_away_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    cluster = Cluster()
+    done = [0]
+    try:
+        with (
+            DaskCluster(cluster.address, timeout=2, patience=3) as backend,
+            meanwhile(lambda: done[0], 1, cluster.kill),
+            pytest.raises(ClusterError, match="no Dask scheduler answers at"),
+        ):
+            run_comparison(SLOW, tmp_path / "run", workers=backend, on_progress=lambda n, _: done.__setitem__(0, n))
+    finally:
+        cluster.kill()
+    assert any(record.outcome for record in rows(tmp_path / "run"))
+
+
+def test_workers_import_and_read_from_the_clients_folder(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unimat_search.eval.references import prototype_structures
+    from unimat_search.files import write_extxyz
+
+    monkeypatch.chdir(tmp_path)
+    write_extxyz(Path("some.extxyz"), prototype_structures("Al")[:2])
+    settings = CompareSettings(("Al1",), ("files,path=some.extxyz",), n=1, relaxer="emt")
+    with DaskCluster(cluster.address) as backend:
+        summary = run_comparison(settings, tmp_path / "run", workers=backend)
+    assert summary["overall"]["files,path=some.extxyz"]["n_converged"] == 1
+
+
+def test_a_cluster_serves_one_run_after_another_though_one_was_left(cluster: Cluster, tmp_path: Path) -> None:
+    class EnoughError(Exception):
+        pass
+
+    def enough(done: int, _: int) -> None:
+        if done:
+            raise EnoughError
+
+    with DaskCluster(cluster.address) as backend:
+        with pytest.raises(EnoughError):
+            run_comparison(SLOW, tmp_path / "left", workers=backend, on_progress=enough)
+        whole = run_comparison(replace(SLOW, n=4), tmp_path / "whole", workers=backend)
+    assert whole["overall"]["airss"]["n_generated"] == 8
 
 
 def test_who_does_not_answer_is_named() -> None:

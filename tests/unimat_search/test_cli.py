@@ -292,3 +292,26 @@ def test_a_stage_of_vasp_starts_where_the_one_before_it_ended(run: Path, tmp_pat
     subprocess.run(["sh", "run.sh"], cwd=folder, env=os.environ | {"VASP": "./vasp"}, check=True)
     assert (folder / "order").read_text().split() == ["relax-1", "relax-2", "static"]
     assert (folder / "static" / "POSCAR").read_text() == "moved\n"
+
+
+def test_pressure_and_a_fixed_cell_reach_the_dft_codes(tmp_path: Path) -> None:
+    from pymatgen.core import Lattice, Structure
+
+    from unimat_search.eval.dft.inputs import write_espresso, write_vasp
+    from unimat_search.records import RelaxSettings
+
+    salt = {"salt": Structure.from_spacegroup("Fm-3m", Lattice.cubic(5), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])}
+    for relax, incar, pw in (
+        (RelaxSettings(pressure=50), "PSTRESS = 500.0", "press            = 500.0"),
+        (RelaxSettings(fixed_cell=True), "ISIF = 2", "'relax'"),
+    ):
+        folder = tmp_path / incar
+        folder.mkdir()
+        write_vasp(salt, folder / "vasp", relax)
+        write_espresso(salt, folder / "espresso", relax)
+        assert incar in (folder / "vasp" / "salt" / "relax-2" / "INCAR").read_text()
+        assert pw in (folder / "espresso" / "salt.in").read_text()
+    polonium = {**salt, "Po": Structure(Lattice.cubic(3.3), ["Po"], [[0, 0, 0]])}
+    with pytest.raises(ValueError, match="the Materials Project's sets have no Po: leave Po out"):
+        write_vasp(polonium, tmp_path / "po", RelaxSettings())
+    assert not (tmp_path / "po").exists()

@@ -130,7 +130,8 @@ def test_the_command_refines_and_a_resumed_run_goes_on_with_it(run: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--top", "3"], "--top is of --refine"),
+        (["--top", "3"], "--top, --refine-fmax and --refine-time-limit are of --refine"),
+        (["--refine-fmax", "0.1"], "--top, --refine-fmax and --refine-time-limit are of --refine"),
         (["--refine", "nothing"], "'nothing' is none of the relaxers"),
         (["--scheduler", "tcp://127.0.0.1:1"], "--scheduler tcp://127.0.0.1:1 is of --backend dask"),
         (["--backend", "dask"], "--backend dask needs --scheduler"),
@@ -149,3 +150,26 @@ def test_damaged_settings_are_named(run: Path) -> None:
     (run / FOLDER / "refine.toml").write_text("relaxer = 3\n")
     with pytest.raises(ValueError, match=r"refine\.toml is damaged"):
         refine_run(run, REFINE, workers=1)
+
+
+def test_a_reference_that_was_missing_is_made_up_for(run: Path) -> None:
+    """Rows that converged without a formation energy get it as soon as the element has a reference."""
+    refine_run(run, REFINE, workers=1)
+    store = run / FOLDER / RESULTS
+    whole = rows(store)
+    with sqlite3.connect(store) as connection:
+        connection.execute("UPDATE candidates SET formation_energy_per_atom = NULL")
+    refine_run(run, REFINE, workers=1)
+    assert rows(store) == whole
+    assert all(record.formation_energy_per_atom is not None for record in whole.values() if record.converged)
+
+
+def test_top_and_limits_stay_as_they_were_unless_others_are_given(run: Path) -> None:
+    from unimat_search.cli import _refinements
+
+    refine_run(run, replace(REFINE, top=1), workers=1)
+    nothing: dict[str, float | None] = {"fmax": None, "time_limit": None}
+    same = _refinements(run, REFINE.relaxer, None, nothing, RelaxSettings(), resume=True)
+    assert same == [replace(REFINE, top=1)]
+    more = _refinements(run, REFINE.relaxer, 2, {"fmax": None, "time_limit": 9.0}, RelaxSettings(), resume=True)
+    assert more == [replace(REFINE, relax=replace(REFINE.relax, time_limit=9.0))]

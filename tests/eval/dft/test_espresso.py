@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,30 @@ def test_pseudopotentials_are_found_by_element_and_functional(tmp_path: Path) ->
     assert read_pseudopotentials(tmp_path) == {"Si": "si_pbe_v1.uspp.F.UPF", "Ag": "Ag_ONCV_PBE-1.0.oncvpsp.upf"}
     with pytest.raises(PseudopotentialError, match="holds no pseudopotential of PBE"):
         read_pseudopotentials(tmp_path / "nowhere")
+
+
+@NEEDED
+def test_other_data_under_the_same_names_is_another_potential(tmp_path: Path) -> None:
+    names = set()
+    for note in ("one", "other"):
+        folder = tmp_path / note
+        folder.mkdir()
+        (folder / "Si.UPF").write_text(f'<UPF>\nfunctional="PBE" {note}\n')
+        names.add(load_relaxer(Spec.parse(f"espresso,pseudo_dir={folder}")).name)
+    assert len(names) == 2
+
+
+def test_a_launchers_children_end_with_it(tmp_path: Path) -> None:
+    """A wrapper that starts another process, as mpiexec does: none is left when the time is over."""
+    launcher, mark = tmp_path / "launch", tmp_path / "mark"
+    launcher.write_text(f"#!/bin/sh\n[ $# -gt 0 ] && (sleep 3; touch {mark}) & wait\n")
+    launcher.chmod(0o755)
+    (tmp_path / "Si.UPF").write_text('functional="PBE"')
+    relaxer = load_relaxer(Spec.parse(f"espresso,pseudo_dir={tmp_path},command={launcher}"))
+    (result,) = relaxer.relax([SILICON], RelaxSettings(time_limit=1))
+    assert result.outcome is Outcome.TIME_LIMIT
+    time.sleep(3)
+    assert not mark.exists()
 
 
 def test_a_missing_program_is_named(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class StubEngine:
     def evaluate(self, atoms: Atoms, *, gradients: bool = True) -> Point:
         self.code.setups.append(self.setup)
         self.setup.check()
-        if self.code.scf_fails:
+        if self.code.scf_fails or (self.code.static_fails and self.setup.kpoints == (15, 15, 15)):
             raise ScfError("not self-consistent after 100 iterations")
         atoms = atoms.copy()
         atoms.calc = EMT()
@@ -43,6 +43,7 @@ class StubCode:
     name = "stub"
     gap = 0.0
     scf_fails = False
+    static_fails = False
 
     def __init__(self) -> None:
         self.setups: list[Setup] = []
@@ -115,3 +116,23 @@ def test_every_failure_is_a_reason() -> None:
     assert (result.outcome, result.detail) == (
         Outcome.SCF_NOT_CONVERGED, "not self-consistent after 100 iterations",
     )  # fmt: skip
+
+
+def test_a_static_run_that_fails_keeps_what_was_relaxed() -> None:
+    code = StubCode()
+    code.static_fails = True
+    (result,) = DftRelaxer(code, DftSettings(pulay=False)).relax([AL], RelaxSettings())
+    assert result.outcome is Outcome.SCF_NOT_CONVERGED
+    assert result.detail == "static run: not self-consistent after 100 iterations"
+    assert result.structure is not None
+    assert result.n_steps > 0
+    assert result.energy is None
+
+
+def test_a_cell_that_is_fixed_is_not_made_symmetric() -> None:
+    lattice = Lattice.from_parameters(4.05, 4.08, 4.02, 90, 90.5, 90)
+    askew = Structure(lattice, ["Al"] * 4, [[0.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.5, 0.5]])
+    for settings in (RelaxSettings(fixed_cell=True), RelaxSettings(max_steps=0, fmax=99)):
+        (result,) = DftRelaxer(StubCode(), DftSettings(pulay=False)).relax([askew], settings)
+        assert result.structure is not None
+        assert result.structure.lattice.parameters == pytest.approx(lattice.parameters)

@@ -48,6 +48,7 @@ def test_a_name_changes_with_whatever_changes_energies() -> None:
     ]  # fmt: skip
     assert len({DEFAULT.label, *(settings.label for settings in changed)}) == len(changed) + 1
     assert DEFAULT.label == "pbe-600eV"
+    assert DftSettings(cutoff=600, smearing=0.1).label == DftSettings(smearing=0.1).label
 
 
 @pytest.mark.parametrize(
