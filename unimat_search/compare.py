@@ -188,18 +188,19 @@ def _run(
 
 def rescore(store: Store, references: References, known: Known | None, matcher: MatchSettings) -> None:
     """Give formation energies to what converged while a reference was missing that is there now."""
-    for record in list(store.without_formation_energy()):
-        if not references.missing(Composition(record.cell_formula)):
-            found = Relaxation(
-                record.index,
-                record.final_structure,
-                record.energy,
-                record.n_steps,
-                record.max_force,
-                Outcome.CONVERGED,
-                seconds=record.relax_seconds,
-            )
-            store.write([score(record, found, references, known, matcher)])
+    lacking = store.without_formation_energy()
+    keys = [record.key for record in lacking if not references.missing(Composition(record.cell_formula))]
+    for record in map(store.record, keys):
+        found = Relaxation(
+            record.index,
+            record.final_structure,
+            record.energy,
+            record.n_steps,
+            record.max_force,
+            Outcome.CONVERGED,
+            seconds=record.relax_seconds,
+        )
+        store.write([score(record, found, references, known, matcher)])
 
 
 def score(

@@ -99,9 +99,9 @@ class Store:
         return self._select(f"TRUE ORDER BY {order}", (), structures=structures)
 
     def without_formation_energy(self) -> Iterator[Record]:
-        """Rows that converged while a reference was missing."""
+        """Rows that converged while a reference was missing, without their structures."""
         condition = "outcome = ? AND formation_energy_per_atom IS NULL"
-        return self._select(condition, (Outcome.CONVERGED.value,))
+        return self._select(condition, (Outcome.CONVERGED.value,), structures=False)
 
     def record(self, key: str) -> Record:
         """One row, with its structures."""
