@@ -173,3 +173,12 @@ def test_top_and_limits_stay_as_they_were_unless_others_are_given(run: Path) -> 
     assert same == [replace(REFINE, top=1)]
     more = _refinements(run, REFINE.relaxer, 2, {"fmax": None, "time_limit": 9.0}, RelaxSettings(), resume=True)
     assert more == [replace(REFINE, relax=replace(REFINE.relax, time_limit=9.0))]
+
+
+def test_the_html_report_shows_what_was_refined(run: Path) -> None:
+    from unimat_search.html_report import write_report
+
+    refine_run(run, REFINE, workers=1)
+    write_report(run, run / "report.html")
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert "The 2 lowest of each generator, relaxed again by tests.plugins:emt_calculator" in text
