@@ -62,7 +62,7 @@ class DaskCluster:
             import distributed
         except ImportError as error:
             raise ClusterError("Dask is missing: pip install 'unimat-search[cluster]'") from error
-        logging.getLogger("distributed.client").setLevel(logging.ERROR)  # it tells of each result that it asks for again
+        logging.getLogger("distributed.client").setLevel(logging.ERROR)  # of each result asked for again
         self._distributed = distributed
         self._scheduler = scheduler
         self._timeout, self._patience = timeout, patience
