@@ -68,7 +68,7 @@ class DaskCluster:
         self._timeout, self._patience = timeout, patience
         self._running: set[Any] = set()
         self._count, self._counted = 1, -SECONDS_BETWEEN_COUNTS
-        self._client = self._connect(patience=0)
+        self._connect(patience=0)
         try:
             self._wait_for_workers()
         except BaseException:
@@ -129,7 +129,7 @@ class DaskCluster:
         if self._client.status not in ("running", "connecting"):
             log.warning("the Dask scheduler at %s went away; waiting for it", self._scheduler)
             self._client.close(timeout=5)
-            self._client = self._connect(self._patience)
+            self._connect(self._patience)
             self._wait_for_workers()
         return self._client
 
@@ -138,8 +138,8 @@ class DaskCluster:
         self._running.clear()
         self._ended = self._distributed.as_completed(loop=self._client.loop)
 
-    def _connect(self, patience: float) -> Any:  # noqa: ANN401
-        """A client, as soon as a scheduler answers within `patience` seconds; `self._ended` is its jobs'."""
+    def _connect(self, patience: float) -> None:
+        """Make a client with nothing in flight, as soon as a scheduler answers within `patience` seconds."""
         began = time.monotonic()
         while True:
             try:
@@ -152,7 +152,7 @@ class DaskCluster:
                 time.sleep(1)
             else:
                 self._forget()
-                return self._client
+                return
 
     def _address(self) -> dict[str, str]:
         file = Path(self._scheduler)

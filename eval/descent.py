@@ -263,6 +263,10 @@ class _BfgsMemory(_Memory):
     newton: Tensor
 
 
+NOISE = 2e-6
+"""Rise of the energy that does not count, eV/atom: float32 in a network's energy."""
+
+
 class Bfgs:
     """FIRE into the basin, quasi-Newton steps that may not climb to its bottom, FIRE again where these fail.
 
@@ -292,7 +296,7 @@ class Bfgs:
     CELL = 2.0
     """How far a strain of 1 moves an atom, angstrom, as the scale of the cell's variables."""
 
-    def __init__(self, device: str = "cpu", noise: float = 2e-6) -> None:
+    def __init__(self, device: str = "cpu", noise: float = NOISE) -> None:
         self._noise = noise
         zero = torch.zeros(0, dtype=torch.float64, device=device)
         rows, square, flag = zero.view(0, 0, 3), zero.view(0, 0, 0), zero.bool()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 from torch import Tensor
 
-from unimat_search.eval.descent import OPTIMIZERS, Optimizer, Variables
+from unimat_search.eval.descent import NOISE, OPTIMIZERS, Optimizer, Variables
 from unimat_search.eval.potential import Crystals, Evaluations, Potential, problem_of
 from unimat_search.eval.sanity import IN_FLIGHT, Problem, geometry_problem
 from unimat_search.eval.symmetry import Symmetry
@@ -44,7 +44,7 @@ class BatchedRelaxer:
         optimizer: str = "bfgs",
         capacity: float | None = None,
         site_properties: SiteProperties | None = None,
-        energy_noise: float = 2e-6,
+        energy_noise: float = NOISE,
     ) -> None:
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"no optimizer {optimizer!r}; there are {', '.join(OPTIMIZERS)}")

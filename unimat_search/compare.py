@@ -190,17 +190,8 @@ def rescore(store: Store, references: References, known: Known | None, matcher: 
     """Give formation energies to what converged while a reference was missing that is there now."""
     lacking = store.without_formation_energy()
     keys = [record.key for record in lacking if not references.missing(Composition(record.cell_formula))]
-    for record in map(store.record, keys):
-        found = Relaxation(
-            record.index,
-            record.final_structure,
-            record.energy,
-            record.n_steps,
-            record.max_force,
-            Outcome.CONVERGED,
-            seconds=record.relax_seconds,
-        )
-        store.write([score(record, found, references, known, matcher)])
+    for key in keys:
+        store.write([_assessed(store.record(key), references, known, matcher)])
 
 
 def score(
@@ -221,6 +212,11 @@ def score(
         max_force=relaxation.max_force,
         relax_seconds=relaxation.seconds,
     )
+    return _assessed(record, references, known, matcher)
+
+
+def _assessed(record: Record, references: References, known: Known | None, matcher: MatchSettings) -> Record:
+    """A relaxed candidate with its formation energy and its match."""
     if not record.converged or record.energy is None or record.final_structure is None:
         return record
     formation_energy = references.formation_energy_per_atom(Composition(record.cell_formula), record.energy)

@@ -200,8 +200,7 @@ def _refine(
     """Relax what the store does not hold yet, small cells first, one structure a job."""
     done = {record.key for record in store.records() if not _worth_more_time(record, settings.relax)}
     waiting = [key for key in chosen if key not in done]
-    sizes = {key: first.record(key).num_sites for key in waiting}
-    waiting.sort(key=lambda key: sizes[key])
+    waiting.sort(key=lambda key: first.record(key, structures=False).num_sites)
     total, finished = len(chosen), len(chosen) - len(waiting)
     on_progress(finished, total)
     jobs = _jobs(map(first.record, waiting), spec, settings.relax)

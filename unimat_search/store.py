@@ -103,9 +103,9 @@ class Store:
         condition = "outcome = ? AND formation_energy_per_atom IS NULL"
         return self._select(condition, (Outcome.CONVERGED.value,), structures=False)
 
-    def record(self, key: str) -> Record:
-        """One row, with its structures."""
-        return next(self._select("key = ?", (key,)))
+    def record(self, key: str, *, structures: bool = True) -> Record:
+        """One row."""
+        return next(self._select("key = ?", (key,), structures=structures))
 
     def _select(self, condition: str, values: tuple[object, ...], *, structures: bool = True) -> Iterator[Record]:
         names = [name for name in COLUMNS if structures or name not in STRUCTURES]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.io import read, write
+from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import Ry
 
 from unimat_search.eval.adapters import MissingPackageError
@@ -127,7 +128,7 @@ class EspressoEngine:
             energy = self._done.get_potential_energy() + _half_smearing(output)
         if not gradients:
             return Point(energy)
-        stress = self._done.results["stress"][[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3)
+        stress = voigt_6_to_full_3x3_stress(self._done.results["stress"])
         return Point(energy, np.asarray(self._done.results["forces"]), stress)
 
     def band_gap(self) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
 
 from unimat_search.eval.adapters import MissingPackageError
 from unimat_search.eval.dft.point import Point, Setup, band_gap
@@ -73,11 +74,10 @@ class GpawEngine:
                 self._converge(atoms)
                 if not gradients:
                     return Point(float(self._calculator.get_potential_energy(atoms)))
-                stress = self._calculator.get_stress(atoms)
                 return Point(
                     float(self._calculator.get_potential_energy(atoms)),
                     np.asarray(self._calculator.get_forces(atoms)),
-                    stress[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3),
+                    voigt_6_to_full_3x3_stress(self._calculator.get_stress(atoms)),
                 )
         except KohnShamConvergenceError as error:
             self._calculator = None
