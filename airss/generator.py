@@ -21,7 +21,7 @@ from unimat_search.airss.knowledge import (
 )
 from unimat_search.airss.settings import BuildSettings, parse_numbers, parse_range, parse_whole_range
 from unimat_search.files import read_structures
-from unimat_search.records import FailedAttempt
+from unimat_search.records import FailedAttempt, did_you_mean
 from unimat_search.seeds import candidate_stream
 
 FloatArray = NDArray[np.float64]
@@ -129,12 +129,12 @@ class RandomSearch:
 
 
 def standard(**options: Any) -> RandomSearch:  # noqa: ANN401
-    """As practitioners run it: 2 to 4 operations, a narrow volume window, separations of known crystals."""
+    """Random search as practitioners run it: 2 to 4 operations, known volumes and separations."""
     return RandomSearch(**options)
 
 
 def dense(**options: Any) -> RandomSearch:  # noqa: ANN401
-    """The form that finds most known crystals by measurement: started at about 60 % of the expected volume.
+    """Random search from dense starts, at about 60 % of the expected volume: it finds most known crystals.
 
     The relaxation expands the cell; from so steep a start it gets over barriers that hold a start at the right volume.
     """
@@ -142,7 +142,7 @@ def dense(**options: Any) -> RandomSearch:  # noqa: ANN401
 
 
 def wide(**options: Any) -> RandomSearch:  # noqa: ANN401
-    """All space groups evenly, occupied in any way: for crystals of high symmetry, which most known ones are."""
+    """Random search in all space groups evenly, sites occupied in any way: for crystals of high symmetry."""
     return RandomSearch(**{"operations": "1-48", "extra_sites": "any", "persistence": 100_000, **options})
 
 
@@ -172,7 +172,8 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
 
 def _option(name: str, value: Any, defaults: dict[str, Any]) -> Any:  # noqa: ANN401 - what TOML and the shell give
     if name not in defaults:
-        raise ValueError(f"unknown option {name!r}; there are separation, volume, expect, like, {', '.join(defaults)}")
+        known = ("separation", "volume", "expect", "like", *defaults)
+        raise ValueError(f"unknown option {name!r}; there are {', '.join(known)}{did_you_mean(name, known)}")
     if name == "groups":
         return tuple(parse_numbers(" ".join(map(str, value)) if isinstance(value, list) else str(value)))
     if name == "constraints":

@@ -71,7 +71,7 @@ class Draw:
 
 
 class SeedSearch:
-    """Random structures of a seed file; also a generator for the harness, for compositions that it is asked for.
+    """Random search as an AIRSS seed file says, for compositions that it allows.
 
     Args:
         seed_file: The `.cell` file.

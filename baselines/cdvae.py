@@ -257,7 +257,7 @@ def _mlp(*widths: int) -> nn.Sequential:
 def cdvae(
     *, model: str | None = None, steps: int | None = None, retries: int = 5, device: str = "cpu"
 ) -> UniMatGenerator:
-    """The generator `cdvae`.
+    """Samples of a CDVAE-style graph model: the weights that ship, or a model of your own.
 
     Args:
         model: A model file that `unimat-search train` wrote of a `cdvae` denoiser. [default: `shipped_weights`]

@@ -66,7 +66,7 @@ class Substitution:
 
 
 class TemplateSubstitution:
-    """The likeliest substitutions first, one of each prototype.
+    """Known crystals with the asked elements put in: the likeliest first, one of each prototype.
 
     The cell keeps its shape; its volume is the template's times the ratio of the volumes that both compositions
     usually have. No template has the asked reduced formula. When all templates have served, they come again, shaken.

@@ -12,7 +12,7 @@ from unimat_search.seeds import candidate_stream
 
 
 class UniformRandom:
-    """Atoms anywhere, edges in any ratio up to 1 : 2, angles from 60 to 120 degrees.
+    """Uniform random atoms in a random cell: edges in any ratio up to 1 : 2, angles from 60 to 120 degrees.
 
     Args:
         low: The smallest volume, times the cubes of the covalent diameters (Cordero et al. 2008, as ASE has them).

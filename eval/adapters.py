@@ -69,7 +69,7 @@ def is_torch_sim_model(thing: object) -> bool:
 
 
 def sevennet_relaxer(model: str = "7net-0", device: str = "auto", optimizer: str = "bfgs") -> BatchedRelaxer:
-    """SevenNet: Park et al., J. Chem. Theory Comput. 20, 4857 (2024).
+    """SevenNet-0 and its kin (Park et al., J. Chem. Theory Comput. 20, 4857, 2024).
 
     Args:
         model: "7net-0" or "7net-l3i5", whose weights sevenn's wheel holds, or the path of a checkpoint.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +26,8 @@ from unimat_search.registry import PluginError, Spec, load
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+log = logging.getLogger(__name__)
 
 DEFAULT_CHUNK = 8
 """Structures that a worker gets at once: enough for some to be in flight together, few enough to share out evenly.
@@ -164,6 +167,7 @@ class _Dispatcher(Generic[Tag, Item, Result]):
         try:
             pursuit.survived(self._backend.results(ticket))
         except WorkerDiedError:
+            log.info("a worker died; what it held is tried again")
             if suspected or self._backend.isolates:
                 pursuit.killed_its_worker()
             if not suspected and pursuit.part:

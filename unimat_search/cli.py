@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import re
 import sys
 from dataclasses import fields, replace
@@ -16,8 +14,24 @@ from unimat_search.cli_airss import airss
 from unimat_search.cli_evaluate import evaluate
 from unimat_search.cli_hull import hull
 from unimat_search.cli_model import data, sample, train
-from unimat_search.cli_reproduce import report, reproduce
-from unimat_search.shell import DATA_DIR, FILE, FOLDER, SPEC, WORKERS, BadInput, clear_errors, connected, progress
+from unimat_search.cli_plugins import completion, generators, relaxers
+from unimat_search.cli_reproduce import reproduce
+from unimat_search.cli_runs import FORMAT, export, render, report, show
+from unimat_search.shell import (
+    CONFIG,
+    DATA_DIR,
+    FILE,
+    FOLDER,
+    GENERATOR,
+    RELAXER,
+    WORKERS,
+    BadInput,
+    add_verbosity,
+    clear_errors,
+    connected,
+    log_to_stderr,
+    progress,
+)
 
 if TYPE_CHECKING:
     from unimat_search.eval.backends import Workers
@@ -25,16 +39,14 @@ if TYPE_CHECKING:
     from unimat_search.records import RelaxSettings
     from unimat_search.refine import RefineSettings
 
-FORMATS = ("table", "json", "csv", "markdown")
 HULL_NAMES = ("none", "mp")
-TARGETS = ("extxyz", "cif", "parquet", "ase-db", "res", "vasp", "espresso")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="unimat-search")
 def main() -> None:
     """Crystal structures for a composition: any generators, one harness, one fair comparison."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    log_to_stderr()
 
 
 @main.command()
@@ -46,7 +58,7 @@ def main() -> None:
     "--generator",
     "generators",
     multiple=True,
-    metavar=SPEC,
+    type=GENERATOR,
     help="Generator, or package.module:Class. Repeatable; the first is the reference. [default: airss, pyxtal]",
 )
 @click.option("--seed-file", type=FILE, help="AIRSS .cell file: its composition, and random search as it says.")
@@ -56,7 +68,7 @@ def main() -> None:
 @click.option("--seed", type=int, help="Seed of every generator. [default: 0]")
 @click.option(
     "--relaxer",
-    metavar=SPEC,
+    type=RELAXER,
     help="Relaxer, or module:factory of an ASE calculator. [default: chgnet]",
 )
 @click.option("--fmax", type=float, help="Force threshold on atoms and cell, eV/angstrom. [default: 0.05]")
@@ -82,16 +94,15 @@ def main() -> None:
 @click.option("--overwrite", is_flag=True, help="Replace the run in the folder.")
 @click.option(
     "--refine",
-    metavar=SPEC,
+    type=RELAXER,
     help="Relax the lowest again by this relaxer, e.g. gpaw; with --resume also of a run that is there.",
 )
 @click.option("--top", type=click.IntRange(min=1), help="So many of each generator and composition. [default: 3]")
 @click.option("--refine-fmax", type=float, help="Their force threshold, eV/angstrom. [default: 0.02]")
 @click.option("--refine-time-limit", type=float, help="Seconds for one of them at most. [default: 14400]")
 @WORKERS
-@click.option(
-    "--format", "fmt", type=click.Choice(FORMATS), default="table", show_default=True, help="Of the report on stdout."
-)
+@FORMAT
+@CONFIG
 def compare(
     fmt: str,
     out: Path | None,
@@ -135,46 +146,13 @@ def compare(
         click.echo(f"run folder: {out}", err=True)
 
 
-@main.command()
-@click.argument("run", type=FOLDER)
-@click.option("--to", "target", type=click.Choice(TARGETS), required=True, help="Format.")
-@click.option("--out", type=FILE, help="File or folder to write. [default: RUN/export.FORMAT]")
-@click.option("--converged", is_flag=True, help="Only what converged.")
-@click.option(
-    "--top",
-    type=click.IntRange(min=1),
-    help="Only so many of each generator and composition: the lowest, all different.",
-)
-def export(run: Path, target: str, out: Path | None, converged: bool, top: int | None) -> None:
-    """Write a run's structures for other tools, or as inputs of VASP and Quantum ESPRESSO."""
-    with clear_errors():
-        from unimat_search.compare import RESULTS, RunError, read_settings
-        from unimat_search.eval.export import export_records
-        from unimat_search.refine import choose
-        from unimat_search.store import Store
-
-        if not (run / RESULTS).is_file():
-            raise RunError(f"{run} holds no results; give the folder of a run")
-        suffixes = {"ase-db": ".db"} | {folder: f"-{folder}" for folder in ("cif", "res", "vasp", "espresso")}
-        suffix = suffixes.get(target, f".{target}")
-        settings = read_settings(run)
-        out = out or run / f"export{suffix}"
-        with Store(run / RESULTS, read_only=True) as store:
-            if top:
-                rows = [store.record(key) for key in choose(store, settings, top)]
-            else:
-                rows = [r for r in store.records(structures=True) if r.converged or not converged]
-        count = export_records(rows, target, out, relax=settings.relax)
-        click.echo(f"{count} structures in {out}")
-
-
 @main.group()
 def references() -> None:
     """Elemental reference energies, which formation energies are counted from."""
 
 
 @references.command("build")
-@click.option("--relaxer", default="chgnet", show_default=True, metavar=SPEC, help="Potential.")
+@click.option("--relaxer", default="chgnet", show_default=True, type=RELAXER, help="Potential.")
 @click.option("--element", "elements", multiple=True, help="Only this element. Repeatable. [default: all]")
 @DATA_DIR
 @click.option("--out", type=FILE, help="File to write. [default: the user's cache]")
@@ -274,22 +252,6 @@ def run_name(formulas: tuple[str, ...]) -> str:
     return re.sub(r"[^\w.+-]", "_", name)
 
 
-def render(summary: dict[str, Any], fmt: str) -> str:
-    """The report in one of `FORMATS`."""
-    from unimat_search.eval import report
-
-    match fmt:
-        case "json":
-            return json.dumps(summary, indent=1)
-        case "csv":
-            return report.to_csv(summary).rstrip("\n")
-        case "markdown":
-            return report.to_markdown(summary)
-        case _:
-            encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-            return report.to_table(summary, ascii_only=not encoding.lower().startswith("utf"))
-
-
 def _add_seed_file(options: dict[str, Any], path: Path) -> None:
     """A seed file's composition, and a generator that builds as it says, before the others."""
     from unimat_search.airss.seeded import SeedSearch
@@ -335,8 +297,10 @@ def _numbers(text: str) -> tuple[float, float, float]:
     return ltol, stol, angle_tol
 
 
-for command in (train, sample, data, airss, evaluate, hull, reproduce, report):
+for command in (train, sample, data, airss, evaluate, hull, reproduce, report, show, export, generators, relaxers):
     main.add_command(command)
+main.add_command(completion)
+add_verbosity(main)
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unimat_search.shell import FILE, SPEC, BadInput, clear_errors, progress
+from unimat_search.shell import FILE, RELAXER, BadInput, clear_errors, progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,7 +76,7 @@ def generate(out: Path, n: int, seed: int, workers: int | None, **options: Any) 
 
 @airss.command()
 @build_options
-@click.option("--relaxer", default="chgnet", show_default=True, metavar=SPEC, help="Potential.")
+@click.option("--relaxer", default="chgnet", show_default=True, type=RELAXER, help="Potential.")
 @click.option("--pressure", type=float, default=0.0, show_default=True, help="GPa; it enters the enthalpy.")
 @click.option("--fmax", type=float, default=0.05, show_default=True, help="Force threshold, eV/angstrom.")
 @click.option("--max-steps", type=int, default=500, show_default=True, help="Optimizer steps at most.")

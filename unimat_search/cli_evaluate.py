@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from unimat_search.shell import DATA_DIR, SPEC, BadInput, clear_errors
+from unimat_search.shell import DATA_DIR, RELAXER, BadInput, clear_errors
 
 
 @click.command()
 @click.argument("samples", type=click.Path(path_type=Path))
 @click.option("--data", default="mp-20", show_default=True, metavar="NAME", help="mp-20, perov-5, carbon-24, mpts-52.")
 @DATA_DIR
-@click.option("--relaxer", metavar=SPEC, help="Relax the valid samples: energies, stability, S.U.N.")
+@click.option("--relaxer", type=RELAXER, help="Relax the valid samples: energies, stability, S.U.N.")
 @click.option("--hull", default="", metavar="FILE|mp|none", help="Phases to count from. [default: the potential's]")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one for each core]")
 @click.option("--format", "fmt", type=click.Choice(("table", "markdown", "json")), default="table", show_default=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from unimat_search.shell import DATA_DIR, FILE, SPEC, WORKERS, BadInput, clear_errors, connected, progress
+from unimat_search.shell import DATA_DIR, FILE, RELAXER, WORKERS, BadInput, clear_errors, connected, progress
 
 
 @click.group()
@@ -17,7 +17,7 @@ def hull() -> None:
 @hull.command()
 @DATA_DIR
 @click.option("--out", type=FILE, required=True, help="File (.csv.gz); the same command goes on with what is there.")
-@click.option("--relaxer", default="chgnet", show_default=True, metavar=SPEC, help="Potential.")
+@click.option("--relaxer", default="chgnet", show_default=True, type=RELAXER, help="Potential.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many, the most stable. [default: all]")
 @WORKERS
 def build(
@@ -56,7 +56,7 @@ def build(
 @hull.command()
 @click.argument("file", type=FILE)
 @DATA_DIR
-@click.option("--relaxer", default="chgnet", show_default=True, metavar=SPEC, help="Its potential.")
+@click.option("--relaxer", default="chgnet", show_default=True, type=RELAXER, help="Its potential.")
 @click.option("--sample", type=click.IntRange(min=1), default=5000, show_default=True, help="So many phases at random.")
 @click.option("--out", type=FILE, help="Write the numbers as JSON too.")
 def check(file: Path, data_dir: Path | None, relaxer: str, sample: int, out: Path | None) -> None:

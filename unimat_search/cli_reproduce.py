@@ -1,4 +1,4 @@
-"""Commands that run the paper's experiments, and the report of a run."""
+"""Commands that run the paper's experiments."""
 
 from __future__ import annotations
 
@@ -9,11 +9,22 @@ from typing import Any
 
 import click
 
-from unimat_search.shell import DATA_DIR, FOLDER, SPEC, WORKERS, BadInput, clear_errors, connected, progress
+from unimat_search.shell import (
+    CONFIG,
+    DATA_DIR,
+    FOLDER,
+    GENERATOR,
+    RELAXER,
+    WORKERS,
+    BadInput,
+    clear_errors,
+    connected,
+    progress,
+)
 
-GENERATOR = click.option("--generator", "generators", multiple=True, metavar=SPEC, help="Others than the usual.")
+OTHERS = click.option("--generator", "generators", multiple=True, type=GENERATOR, help="Others than the usual.")
 SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every generator.")
-RELAXER = click.option("--relaxer", default="chgnet", show_default=True, metavar=SPEC, help="Potential.")
+POTENTIAL = click.option("--relaxer", default="chgnet", show_default=True, type=RELAXER, help="Potential.")
 PROCESSES = click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one for each core]")
 
 
@@ -27,12 +38,13 @@ def reproduce() -> None:
 @click.option("--out", type=FOLDER, required=True, help="Folder; the same command goes on with what is there.")
 @click.option("--compositions", type=click.IntRange(min=1), help="So many of the 466. [default: all]")
 @click.option("-n", type=click.IntRange(min=1), default=100, show_default=True, help="Candidates each.")
-@GENERATOR
+@OTHERS
 @SEED
-@RELAXER
-@click.option("--judge", metavar=SPEC, help="Relax the lowest structures again with this potential.")
+@POTENTIAL
+@click.option("--judge", type=RELAXER, help="Relax the lowest structures again with this potential.")
 @click.option("--judged", type=click.IntRange(min=1), default=30, show_default=True, help="Compositions judged.")
 @WORKERS
+@CONFIG
 def rq3(
     data_dir: Path | None,
     out: Path,
@@ -85,9 +97,10 @@ def _options_of_samples(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--out", type=FOLDER, required=True, help="Folder; the same command goes on; rq1, rq4 share it."),
         click.option("--data", default="mp-20", show_default=True, help="mp-20, perov-5, carbon-24, mpts-52."),
         click.option("-n", type=click.IntRange(min=1), default=1000, show_default=True, help="Samples each."),
-        GENERATOR,
+        OTHERS,
         SEED,
         PROCESSES,
+        CONFIG,
     )
     return reduce(lambda made, option: option(made), reversed(options), command)
 
@@ -122,7 +135,7 @@ def rq2(data_dir: Path | None, out: Path, steps: int | None, count: int, device:
 
 @reproduce.command()
 @_options_of_samples
-@RELAXER
+@POTENTIAL
 @click.option("--hull", default="", metavar="FILE|mp|none", help="Phases to count from. [default: the potential's]")
 def rq4(**options: Any) -> None:  # noqa: ANN401
     """The same samples relaxed: energies, stability, and what proxy metrics foretell of them."""
@@ -170,18 +183,3 @@ def _free_samples(
         name = "rq4" if spec else "rq1"
         (out / f"{name}.md").write_text(markdown(parts, notes) + "\n", encoding="utf-8")
         click.echo(plain_text(parts, notes))
-
-
-@click.command()
-@click.argument("run", type=FOLDER)
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write. [default: RUN/report.html]"
-)
-def report(run: Path, out: Path | None) -> None:
-    """Write one HTML file of a comparison or an experiment: tables, figures, structures; readable offline."""
-    with clear_errors():
-        from unimat_search.html_report import write_report
-
-        out = out or run / "report.html"
-        write_report(run, out)
-        click.echo(f"report: {out}")

@@ -77,6 +77,7 @@ def run_comparison(
     workers = workers or usable_cores()
     _prepare_folder(out, settings, resume=resume, overwrite=overwrite)
     references = references_for(relaxer, built, elements, workers=workers)
+    log.info("%s; elements: %s", built.name, references.origin)
     for symbol in references.missing(Composition(dict.fromkeys(elements, 1))):
         log.warning("no %s reference for %s: formation energies with it stay empty", built.name, symbol)
     with Store(out / RESULTS) as store:
@@ -170,6 +171,7 @@ def _run(
     tasks = (task for search in searches for spec in settings.specs for task in search.tasks(spec, settings.seed))
     total = len(searches) * len(settings.specs) * settings.n
     done = 0
+    log.info("%d compositions, %d generators, %d candidates", len(searches), len(settings.specs), total)
 
     def report(n: int) -> None:
         nonlocal done

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from unimat_search.registry import PluginError, Spec, load, names
+from unimat_search.catalogue import catalogue
+from unimat_search.registry import Kind
 from unimat_search.versions import versions
 
 State = Literal["ok", "missing", "broken"]
@@ -46,8 +48,8 @@ def examine(data_dir: Path | None) -> list[Finding]:
         *packages,
         _devices(),
         _kernels(),
-        *(_generator(name) for name in names("generators")),
-        *(finding for name in names("relaxers") for finding in _relaxer(name)),
+        *_plug_ins("generators"),
+        *_plug_ins("relaxers"),
         _data(data_dir),
     ]
 
@@ -80,35 +82,27 @@ def _kernels() -> Finding:
     return Finding("ok", "compiled kernels", LEVELS[levels()[-1]])
 
 
-def _generator(name: str) -> Finding:
-    from unimat_search.eval.parallel import quiet
+def _plug_ins(kind: Kind) -> Iterator[Finding]:
+    """Every plug-in; relaxers with their elemental references."""
+    singular = kind.removesuffix("s")
+    for entry in catalogue(kind):
+        if entry.lacks:
+            yield Finding("broken" if entry.name in NEEDED else "missing", f"{singular} {entry.name}", entry.lacks)
+        elif kind == "generators" or entry.built is None:
+            yield Finding("ok", f"{singular} {entry.name}", entry.what)
+        else:
+            yield Finding("ok", f"{singular} {entry.name}", entry.built.name)
+            yield _references(entry.name, entry.built.name)
 
-    try:
-        with quiet():
-            built = load("generators", Spec.parse(name))
-    except PluginError as error:
-        return _failure(name, "generator", error)
-    return Finding("ok", f"generator {name}", f"{type(built).__module__}:{type(built).__name__}")
 
-
-def _relaxer(name: str) -> list[Finding]:
-    """The relaxer and its elemental references."""
-    from unimat_search.eval.parallel import load_relaxer
+def _references(relaxer: str, potential: str) -> Finding:
     from unimat_search.eval.references import load_references
 
-    try:
-        potential = load_relaxer(Spec.parse(name)).name
-    except PluginError as error:
-        return [_failure(name, "relaxer", error)]
     references = load_references(potential)
     text = f"{len(references.elements)} elements from {references.origin}"
     if not references.elements:
-        text = f"computed on demand, or by unimat-search references build --relaxer {name}"
-    return [Finding("ok", f"relaxer {name}", potential), Finding("ok", f"references {name}", text)]
-
-
-def _failure(name: str, kind: str, error: PluginError) -> Finding:
-    return Finding("broken" if name in NEEDED else "missing", f"{kind} {name}", str(error))
+        text = f"computed on demand, or by unimat-search references build --relaxer {relaxer}"
+    return Finding("ok", f"references {relaxer}", text)
 
 
 def _data(data_dir: Path | None) -> Finding:

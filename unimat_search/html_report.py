@@ -13,18 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimat_search.compare import REFINED, RESULTS, RunError, read_settings
+from unimat_search.compare import RESULTS, RunError, read_settings
 from unimat_search.eval import report
 from unimat_search.eval.trials import Trials, collect_all, curve
 from unimat_search.files import write_whole
 from unimat_search.formula import parse_formula
 from unimat_search.plan import SETTINGS, CompareSettings
 from unimat_search.records import Record
-from unimat_search.rq3 import RUN, TABLES, VERSION
-from unimat_search.rq3_tables import footnotes, sections
 from unimat_search.scenes import known_structures, structure_panels
 from unimat_search.store import Store
-from unimat_search.summary import MOST_LISTED, SUMMARY
+from unimat_search.stored import read_tables
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 """Told apart with every kind of colour vision (Okabe and Ito, Color Universal Design, 2008), then two more."""
@@ -44,36 +42,23 @@ def write_report(folder: Path, out: Path) -> None:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise RunError('the report needs plotly; install it with pip install "unimat-search[report]"') from error
-    experiment = folder / TABLES
-    run = folder / RUN if experiment.is_file() else folder
-    if not (run / SUMMARY).is_file():
-        raise RunError(f"{folder} holds no finished run; give the folder of a comparison or of an experiment")
-    settings = read_settings(run)
-    with Store(run / RESULTS, read_only=True) as store:
+    stored = read_tables(folder)
+    settings = read_settings(stored.run)
+    with Store(stored.run / RESULTS, read_only=True) as store:
         records = list(store.records())
         panels = structure_panels(records, settings, store)
-    if experiment.is_file():
-        tables = json.loads(experiment.read_text(encoding="utf-8"))
-        if tables.get("version") != VERSION:
-            raise RunError(f"{experiment} is of another version; run `reproduce` on its folder again")
-        title = f"Zero-shot search on {len(tables['targets'])} compositions"
-        parts, notes = list(sections(tables)), footnotes(tables)
-    else:
-        summary = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
-        summary["compositions"] = summary["compositions"][:MOST_LISTED]
-        refined = sorted((run / REFINED).glob(f"*/{SUMMARY}"))
-        summary["refined"] = [json.loads(file.read_text(encoding="utf-8")) for file in refined]
-        title = f"Comparison: {', '.join(settings.formulas[:4])}{' ...' if len(settings.formulas) > 4 else ''}"
-        parts, notes = list(report.sections(summary)), report.footnotes(summary)
+    title = f"Comparison: {', '.join(settings.formulas[:4])}{' ...' if len(settings.formulas) > 4 else ''}"
+    if stored.compositions is not None:
+        title = f"Zero-shot search on {stored.compositions} compositions"
     known = {formula for formula, own in known_structures(settings).items() if own}
     drawn = figures(records, settings, known)
     text = page(
         title=title,
-        tables=parts,
-        notes=notes,
+        tables=stored.tables,
+        notes=stored.notes,
         drawn=drawn,
         panels=panels,
-        run_file=(run / SETTINGS).read_text(encoding="utf-8"),
+        run_file=(stored.run / SETTINGS).read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
     )
     write_whole(out, text)

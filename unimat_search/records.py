@@ -6,7 +6,9 @@ Units everywhere: energies in eV, lengths in angstrom, forces in eV/angstrom, ti
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,12 @@ def one_line(error: BaseException) -> str:
     """An exception as one line of text: its type and the first line of its message."""
     name, message = type(error).__name__, first_line(error)
     return name if message == name else f"{name}: {message}"[:300]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the nearest known one, if one is near."""
+    nearest = get_close_matches(name.lower(), (own := {one.lower(): one for one in known}), n=1)
+    return f"; did you mean {own[nearest[0]]}?" if nearest else ""
 
 
 class Outcome(StrEnum):

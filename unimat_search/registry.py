@@ -13,10 +13,11 @@ import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Literal
 
-from unimat_search.records import UserError
+from unimat_search.records import UserError, did_you_mean
 
 Kind = Literal["generators", "relaxers"]
 
@@ -26,7 +27,7 @@ class PluginError(UserError):
 
 
 class UnknownPluginError(PluginError):
-    """A name that no installed plug-in has."""
+    """A name that no installed plug-in has, or an option that one does not have or lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +92,11 @@ def load(kind: Kind, spec: Spec) -> Any:  # noqa: ANN401 - a factory may build a
     """Build a plug-in.
 
     Raises:
-        UnknownPluginError: If no plug-in has this name.
+        UnknownPluginError: If no plug-in has this name, or this one other options.
         PluginError: If it can't be imported, or its factory raises.
     """
-    factory = _factory(kind, spec.name)
+    factory = find(kind, spec.name)
+    _check_options(factory, spec)
     try:
         return factory(**spec.options)
     except UserError as error:
@@ -103,17 +105,53 @@ def load(kind: Kind, spec: Spec) -> Any:  # noqa: ANN401 - a factory may build a
         raise PluginError(f"{spec.label}: {type(error).__name__}: {error}") from error
 
 
-def _factory(kind: Kind, name: str) -> Callable[..., Any]:
+def find(kind: Kind, name: str) -> Callable[..., Any]:
+    """The factory of a plug-in, imported.
+
+    Raises:
+        UnknownPluginError: If no plug-in has this name.
+        PluginError: If it can't be imported.
+    """
     installed = names(kind)
     if name not in installed and ":" not in name:
         raise UnknownPluginError(
-            f"{name!r} is none of the {kind} {', '.join(installed)}; "
-            "write one of these, or package.module:Class for one that is not installed"
+            f"{name!r} is none of the {kind} {', '.join(installed)}, and no package.module:Class"
+            f"{did_you_mean(name, installed)}"
         )
     try:
         return _import(name) if name not in installed else installed[name].load()
     except (Exception, SystemExit) as error:  # a script without a guard exits when it is imported
         raise PluginError(f"{name} can't be imported: {type(error).__name__}: {error}") from error
+
+
+def options_of(factory: Callable[..., Any]) -> dict[str, Parameter]:
+    """The options that a factory takes, by name; none where it does not say."""
+    try:
+        return dict(signature(factory).parameters)
+    except (TypeError, ValueError):
+        return {}
+
+
+def needed_options(factory: Callable[..., Any]) -> list[str]:
+    """The options that a factory can't do without."""
+    open_ended = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    return [
+        name
+        for name, option in options_of(factory).items()
+        if option.default is Parameter.empty and option.kind not in open_ended
+    ]
+
+
+def _check_options(factory: Callable[..., Any], spec: Spec) -> None:
+    options = options_of(factory)
+    if lacking := [name for name in needed_options(factory) if name not in spec.options]:
+        raise UnknownPluginError(f"{spec.label} needs an option: {spec.name},{lacking[0]}=...")
+    if any(option.kind is Parameter.VAR_KEYWORD for option in options.values()):
+        return
+    for name in spec.options:
+        if name not in options:
+            known = f"there are {', '.join(options)}" if options else "it has none"
+            raise UnknownPluginError(f"{spec.label} has no option {name!r}; {known}{did_you_mean(name, options)}")
 
 
 def _import(name: str) -> Callable[..., Any]:

@@ -40,7 +40,7 @@ PARENTS = 4
 
 
 class SeededSearch:
-    """Candidates of several arms, and a choice among them that learns which one pays.
+    """Diffusion-seeded search: samples, repair, hops and random search, shared out by what each one brings.
 
     Args:
         arms: Names, separated by blanks: "sample" (of the model), "repair" (a random structure noised and denoised),

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+from click.shell_completion import CompletionItem
+
+from unimat_search.records import did_you_mean
 
 if TYPE_CHECKING:
     from unimat_search.eval.backends import Workers
+    from unimat_search.registry import Kind
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
@@ -78,6 +84,118 @@ WORKERS = _options(
     click.option("--scheduler", metavar="ADDRESS|FILE", help="Of the Dask cluster, e.g. tcp://10.0.0.1:8786."),
 )
 """Who does the work; `connected` makes it."""
+
+
+class _PlugIn(click.types.StringParamType):
+    """A specification of a plug-in; the shell completes its name."""
+
+    name = SPEC
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+        """How it is written."""
+        return SPEC
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Names that begin so, without importing what they name."""
+        from unimat_search.registry import names
+
+        return [CompletionItem(name) for name in names(self.kind) if name.startswith(incomplete)]
+
+
+GENERATOR, RELAXER = _PlugIn("generators"), _PlugIn("relaxers")
+
+
+def _read_config(context: click.Context, _: click.Parameter, file: Path | None) -> None:
+    """The values of a TOML file become the defaults of the command's options."""
+    if file is None:
+        return
+    options = {_long_name(one): one for one in context.command.params if isinstance(one, click.Option)}
+    del options["config"]
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{file} can't be read: {error}") from error
+    values = {}
+    for name, value in table.items():
+        option = options.get(name.replace("_", "-"))
+        if option is None:
+            known = f"there are {', '.join(options)}"
+            raise BadInput(f"{file}: unknown option {name!r}; {known}{did_you_mean(name, options)}")
+        values[option.name] = _config_value(option, value, f"{file}: {name}")
+    context.default_map = {**(context.default_map or {}), **values}
+
+
+def _long_name(option: click.Option) -> str:
+    """An option as it is written in a file: without its dashes."""
+    return max(option.opts, key=len).lstrip("-")
+
+
+def _config_value(option: click.Option, value: object, where: str) -> object:
+    if isinstance(value, list) != option.multiple:
+        if not option.multiple:
+            raise BadInput(f"{where} takes one value, got {value!r}")
+        value = [value]
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, list | dict) or isinstance(one, bool) != option.is_flag:
+            kind = "true or false" if option.is_flag else "a number or text"
+            raise BadInput(f"{where} must be {kind}, got {one!r}")
+    return value
+
+
+CONFIG = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_read_config,
+    help="TOML file of options by their long names, as in: formula = ['NaCl', 'TiO2']. The command line counts more.",
+)
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to whatever stderr is at the time."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: TextIO) -> None: ...
+
+
+LOGGER = logging.getLogger("unimat_search")
+
+
+def log_to_stderr() -> None:
+    """Warnings go to stderr, a line each; more with `add_verbosity`'s option."""
+    handler = _StderrHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    LOGGER.handlers = [handler]
+    LOGGER.setLevel(logging.WARNING)
+
+
+def _set_verbosity(_: click.Context, __: click.Parameter, count: int) -> None:
+    if count:
+        LOGGER.setLevel(logging.INFO if count == 1 else logging.DEBUG)
+
+
+def add_verbosity(command: click.Command) -> None:
+    """Give a command, and all below it, the option `-v`."""
+    if isinstance(command, click.Group):
+        for one in command.commands.values():
+            add_verbosity(one)
+        return
+    option = click.Option(
+        ["-v", "--verbose"],
+        count=True,
+        expose_value=False,
+        callback=_set_verbosity,
+        help="Say on stderr what is done; -vv says more.",
+    )
+    command.params.append(option)
 
 
 class BadInput(click.ClickException):

@@ -107,6 +107,8 @@ class TaskQueue:
         """Take in what was generated."""
         owner.in_flight -= 1
         self._store.write(records)
+        made = sum(record.outcome is None for record in records)
+        log.info("%s, %s: %d of %d made", owner.task.generator, owner.task.cell_formula, made, len(records))
         for reason in {r.detail for r in records if r.detail.startswith(RAISED)}:
             log.warning("%s, %s: %s", owner.task.generator, owner.task.cell_formula, reason)
         self._take_in(owner, records)
@@ -115,6 +117,10 @@ class TaskQueue:
         """Take in what was relaxed."""
         chunk.owner.in_flight -= 1
         self._store.write(records)
+        task, converged = chunk.owner.task, sum(record.converged for record in records)
+        log.info("%s, %s: %d of %d converged", task.generator, task.cell_formula, converged, len(records))
+        for record in records:
+            log.debug("%s: %s %s", record.key, record.outcome, record.detail)
         self._keep(chunk.owner, records)
         self._on_done(len(records))
 

@@ -114,7 +114,7 @@ def chgnet_relaxer(
     magmoms: bool = False,
     capacity: float | None = None,
 ) -> BatchedRelaxer:
-    """The default relaxer: CHGNet.
+    """CHGNet, by a forward pass of our own: the default.
 
     Args:
         model: See `ChgnetPotential`.

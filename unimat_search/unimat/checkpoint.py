@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unimat_search.records import did_you_mean
 from unimat_search.unimat.model import CrystalModel
 from unimat_search.unimat.tables import from_table
 
@@ -33,7 +34,7 @@ def build(denoiser: str, table: Mapping[str, Any]) -> CrystalModel:
     """
     known = denoisers()
     if denoiser not in known:
-        raise ValueError(f"no denoiser {denoiser!r}; there are {', '.join(known)}")
+        raise ValueError(f"no denoiser {denoiser!r}; there are {', '.join(known)}{did_you_mean(denoiser, known)}")
     model = known[denoiser].load()
     built: CrystalModel = model(from_table(model.config_class, table, where="model."))
     return built

@@ -6,6 +6,9 @@ it is first downloaded, and held against it ever after.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 CDVAE = "https://raw.githubusercontent.com/txie-93/cdvae/f857f598d6f6cca5dc1ea0582d228f12dcc2c2ea/data"
@@ -21,6 +24,19 @@ PUBLIC: dict[str, str] = {
     **{f"mpts_52/{split}": f"{WYCKOFF_TRANSFORMER}/mpts_52/{split}.csv.gz" for split in SPLITS},
 }
 """Address of each set: CSV files of the benchmarks of Xie et al. (2110.06197) and Jiao et al. (2309.04475)."""
+
+
+_downloads = ContextVar("downloads", default=True)
+
+
+@contextmanager
+def without_downloads() -> Iterator[None]:
+    """What is not there is an error here, not a download."""
+    before = _downloads.set(False)
+    try:
+        yield
+    finally:
+        _downloads.reset(before)
 
 
 def fetch(name: str, *, address: str | None = None, folder: Path | None = None) -> Path:
@@ -47,6 +63,8 @@ def fetch(name: str, *, address: str | None = None, folder: Path | None = None) 
     known = note.read_text().strip() if note.exists() else None
     if known and file.exists() and pooch.file_hash(str(file)) != known:
         raise ValueError(f"{file} is not what was downloaded; delete it to download it again")
+    if not file.exists() and not _downloads.get():
+        raise ValueError(f"{name} is downloaded when it is first used, or read from --data-dir")
     try:
         pooch.retrieve(
             address,

@@ -40,7 +40,7 @@ Crystal = tuple[Tensor, Tensor, Tensor]
 
 
 class UniMatGenerator:
-    """Samples a trained UniMat model.
+    """Samples of a UniMat model: the weights that ship, or a model of your own.
 
     Args:
         model: A model file that `unimat-search train` wrote. [default: the weights that ship, trained without any

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unimat_search.records import FailedAttempt, first_line
+from unimat_search.records import FailedAttempt, did_you_mean, first_line
 from unimat_search.unimat.batches import by_size
 from unimat_search.unimat.elements import (
     MAX_ATOMIC_NUMBER,
@@ -101,7 +101,10 @@ def find_data(source: str, data_dir: Path | None) -> Path:
     if source in PUBLIC:
         return fetch(source)
     where = f" in {data_dir}" if data_dir else ""
-    raise ValueError(f"there is no data {source!r}{where}; public sets by name: {', '.join(sorted(PUBLIC))}")
+    raise ValueError(
+        f"there is no data {source!r}{where}; public sets by name: {', '.join(sorted(PUBLIC))}"
+        f"{did_you_mean(source, PUBLIC)}"
+    )
 
 
 def read_parquet(path: Path) -> Reading:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from unimat_search.records import did_you_mean
+
 T = TypeVar("T")
 
 
@@ -38,7 +40,7 @@ def from_table(kind: type[T], table: Mapping[str, Any], *, where: str = "") -> T
     values = {}
     for key, value in table.items():
         if key not in names:
-            raise ValueError(f"unknown setting {where}{key}; there are {', '.join(names)}")
+            raise ValueError(f"unknown setting {where}{key}; there are {', '.join(names)}{did_you_mean(key, names)}")
         values[key] = _value(hints[key], value, f"{where}{key}")
     return kind(**values)
 
