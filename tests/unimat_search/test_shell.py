@@ -20,7 +20,9 @@ TINY = ["--formula", "Al", "--generator", "uniform", "-n", "2", "--relaxer", "em
 
 
 def call(*arguments: str | Path, **environment: str) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], env=environment, prog_name="unimat-search")
+    return CliRunner().invoke(
+        main, [str(argument) for argument in arguments], env=environment, prog_name="unimat-search"
+    )
 
 
 def completions(*words: str, shell: str = "bash") -> list[str]:
@@ -179,6 +181,6 @@ def test_logs_with_v(run: Path) -> None:
 def test_nothing_is_coloured_where_it_should_not_be(run: Path) -> None:
     """A terminal that can show colours (FORCE_COLOR makes rich think so), and NO_COLOR."""
     environment = os.environ | {"NO_COLOR": "1", "FORCE_COLOR": "1", "TERM": "xterm-256color"}
-    command = [shutil.which("unimat-search") or "unimat-search", "show", run]
+    command = [shutil.which("unimat-search") or "unimat-search", "show", str(run)]
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "\x1b" not in shown.stdout + shown.stderr
