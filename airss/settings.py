@@ -180,6 +180,10 @@ def ranking() -> tuple[int, ...]:
     return tuple(sorted(range(1, 231), key=lambda number: (-counts.get(str(number), 0), number)))
 
 
+MOST_NUMBER = 10_000
+"""In a list of numbers; no space group and no count of atoms needs more."""
+
+
 def parse_numbers(text: str) -> list[int]:
     """Whole numbers and ranges: "1 3-5" or "1,3-5".
 
@@ -189,6 +193,8 @@ def parse_numbers(text: str) -> list[int]:
     numbers: list[int] = []
     for part in text.replace(",", " ").split():
         low, high = parse_whole_range(part)
+        if high > MOST_NUMBER:
+            raise ValueError(f"{high} is more than {MOST_NUMBER}")
         numbers.extend(range(low, high + 1))
     return numbers
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unimat_search.unimat.elements import MAX_ATOMIC_NUMBER
 from unimat_search.unimat.flow import shortest
-from unimat_search.unimat.tables import at_least_one
+from unimat_search.unimat.tables import MOST, at_least_one
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class GraphConfig:
     cutoff: float = 8.0
 
     def __post_init__(self) -> None:
-        at_least_one(self, "width", "told", "layers", "neighbours", "distances", where="model.network")
+        at_least_one(self, "width", "told", "layers", "neighbours", "distances", where="model.network", most=MOST)
 
 
 @dataclass(frozen=True)

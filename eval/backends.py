@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import joblib
+import psutil
 from joblib.externals.loky import get_reusable_executor, process_executor
+
+log = logging.getLogger(__name__)
 
 Work = Callable[[list[Any]], list[Any]]
 """Done in a worker: items, and a result for each. It must be picklable, and so must they."""
@@ -124,17 +128,21 @@ def worker_processes(count: int) -> Any:  # noqa: ANN401 - loky is untyped
 
     A new one if the last one broke, or stands in another folder (plug-ins are imported from the working one).
     """
-    start = (os.getpid(), Path.cwd())
+    start = (os.getpid(), Path.cwd(), log.isEnabledFor(logging.INFO))
     return get_reusable_executor(max_workers=count, env=ONE_THREAD, initializer=_start_worker, initargs=start)
 
 
-def _start_worker(parent: int, folder: Path) -> None:
-    """Leave interruptions to the parent, and end with it however it ends."""
+def _start_worker(parent: int, folder: Path, verbose: bool) -> None:
+    """Leave interruptions to the parent, and end with it however it ends; print nothing unless logs are verbose."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    if not verbose:
+        os.dup2(nowhere, 2)
     process_executor._USE_PSUTIL = False  # it takes a model that is loaded for a leak, and ends the worker
     os.chdir(folder)
 
     def follow() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent and psutil.pid_exists(parent):  # Windows keeps the number of a dead parent
             time.sleep(1)
         os._exit(1)
 

@@ -18,6 +18,7 @@ from pymatgen.core import Composition, Element
 from unimat_search.eval.backends import Workers
 from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, relax_chunks
 from unimat_search.formats import structure_from_row
+from unimat_search.locks import owned
 from unimat_search.records import Outcome, Relaxation, RelaxSettings, first_line
 from unimat_search.registry import Spec
 from unimat_search.res import space_group_symbol
@@ -89,6 +90,18 @@ def build_hull(
     """
     if not out.absolute().parent.is_dir():
         raise ValueError(f"the folder of {out} does not exist; create it first")
+    with owned(out.parent, name=out.name):
+        return _build_hull(data_dir, out, relaxer, limit, workers, on_progress)
+
+
+def _build_hull(
+    data_dir: Path,
+    out: Path,
+    relaxer: Spec,
+    limit: int | None,
+    workers: Workers,
+    on_progress: Callable[[int, int], None],
+) -> list[RelaxedPhase]:
     rows = _rows(data_dir)
     wanted = list(islice(_by_stability(data_dir, rows), limit))
     potential = load_relaxer(relaxer).name

@@ -40,6 +40,18 @@ HULLS = resources.files(__package__) / "hulls"
 MAX_ASKED = 8
 """Elements of a chemical system: its address names every system within it."""
 
+UNREADABLE = (
+    OSError,
+    EOFError,
+    zlib.error,
+    csv.Error,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
 FORMATS = "CSV or parquet with the columns formula and formation_energy_per_atom (or energy_per_atom), or JSON entries"
 
 
@@ -73,7 +85,7 @@ def load_hull(source: str, systems: Collection[frozenset[str]], references: Refe
         phases = [phase for row in rows if elements_of(row["formula"]) in wanted and (phase := _phase(row, references))]
     except KeyError as error:
         raise HullError(f"the hull {file} has no column {error.args[0]}; accepted: {FORMATS}") from error
-    except (OSError, EOFError, zlib.error, ArrowException, ValueError, TypeError, AttributeError) as error:
+    except (*UNREADABLE, ArrowException) as error:
         raise HullError(f"the hull {file} can't be used: {first_line(error)}; accepted: {FORMATS}") from error
     if source:
         return Hull(f"{file.name}, {len(rows)} phases", phases)

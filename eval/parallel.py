@@ -18,6 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from unimat_search.eval.backends import Backend, JobLostError, WorkerDiedError, Workers, backend_of
+from unimat_search.eval.patience import Patience, SilentTooLongError
 from unimat_search.eval.relax import BatchedRelaxer
 from unimat_search.eval.sanity import judge
 from unimat_search.protocol import Relaxer
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 log = logging.getLogger(__name__)
+
+STARTING = 300.0
+"""Seconds that a worker may need to load a relaxer, and to notice that a time limit is over."""
 
 DEFAULT_CHUNK = 8
 """Structures that a worker gets at once: enough for some to be in flight together, few enough to share out evenly.
@@ -65,10 +69,24 @@ def load_relaxer(spec: Spec) -> Relaxer:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what libraries print off stdout, and their warnings off stderr."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    """Keep what libraries print to themselves, and their warnings; with verbose logs they may talk on stderr."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(_Nowhere()))
+        if not log.isEnabledFor(logging.INFO):
+            stack.enter_context(contextlib.redirect_stderr(_Nowhere()))
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         yield
+
+
+class _Nowhere(io.TextIOBase):
+    """Forgets what is written: a plug-in may print for hours."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -257,14 +275,14 @@ def _worker_relaxer(spec: str) -> Relaxer:
 
 def _relax_chunk(spec: Spec, settings: RelaxSettings, structures: list[Structure]) -> list[Relaxation]:
     """Relax in a worker; every structure gets its row whatever the relaxer does."""
-    with quiet():
-        relaxer = _worker_relaxer(spec.text)
-        results = dict.fromkeys(range(len(structures)), Relaxation(-1, detail="the relaxer gave no result for it"))
+    results = dict.fromkeys(range(len(structures)), Relaxation(-1, detail="the relaxer gave no result for it"))
+    with quiet(), Patience(len(structures) * settings.time_limit + STARTING) as patience:
         try:
-            for result in relaxer.relax(structures, settings):
+            for result in _worker_relaxer(spec.text).relax(structures, settings):
+                patience.heard()
                 if result.index in results:
                     results[result.index] = judge(structures[result.index], result)
-        except Exception as error:  # a relaxer may raise anything
+        except (Exception, SystemExit, SilentTooLongError) as error:  # a relaxer may raise anything
             failed = Relaxation(-1, detail=one_line(error))
             results = {i: failed if result.index < 0 else result for i, result in results.items()}
     return [replace(results[index], index=index) for index in range(len(structures))]

@@ -116,7 +116,10 @@ def geometry_problem(
     problem = _volume_problem(lattice, len(numbers), limits)
     if problem:
         return problem
-    reduced = Lattice(lattice).get_lll_reduced_lattice()
+    try:
+        reduced = Lattice(lattice).get_lll_reduced_lattice()
+    except np.linalg.LinAlgError:
+        return Problem(Outcome.EXPLODED, "a cell that can't be reduced: its edges differ beyond all measure")
     return (
         _flat_problem(reduced, limits)
         or _neighbour_problem(reduced.matrix, positions, numbers, limits)

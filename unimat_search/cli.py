@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import sys
 from dataclasses import fields, replace
@@ -47,6 +49,9 @@ HULL_NAMES = ("none", "mp")
 def main() -> None:
     """Crystal structures for a composition: any generators, one harness, one fair comparison."""
     log_to_stderr()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console may lack characters; no run ends for that
+            stream.reconfigure(errors="replace")
 
 
 @main.command()
@@ -77,6 +82,9 @@ def main() -> None:
 @click.option("--pressure", type=float, help="Hydrostatic, GPa. [default: 0]")
 @click.option("--fixed-cell/--free-cell", default=None, help="Move the atoms alone, or the cell too. [default: free]")
 @click.option("--fix-symmetry/--free-symmetry", default=None, help="Keep each candidate's space group. [default: free]")
+@click.option(
+    "--generator-time-limit", type=float, help="Seconds that a generator may be silent at most. [default: 3600]"
+)
 @click.option("--chunk", type=int, help="Candidates that a worker gets at once; on a GPU, hundreds. [default: 8]")
 @click.option("--reference", type=FILE, help="Known structures: CIF, extxyz, POSCAR, parquet, or a folder.")
 @click.option(
@@ -249,7 +257,8 @@ def _refined(out: Path, settings: RefineSettings, workers: Workers) -> dict[str,
 def run_name(formulas: tuple[str, ...]) -> str:
     """The name of a run's folder: its formulas, or the first and how many more."""
     name = "-".join(formulas) if len(formulas) <= 5 else f"{formulas[0]}-and-{len(formulas) - 1}-more"
-    return re.sub(r"[^\w.+-]", "_", name)
+    name = re.sub(r"[^\w.+-]", "_", name)
+    return f"{name}_" if name.upper() in ("AUX", "CON", "NUL", "PRN") else name  # CoN: not for Windows
 
 
 def _add_seed_file(options: dict[str, Any], path: Path) -> None:
@@ -263,7 +272,8 @@ def _add_seed_file(options: dict[str, Any], path: Path) -> None:
             raise BadInput(f"the composition of {path} varies (or has no NFORM); give --formula too")
         options["formulas"] = (seed.formula,)
         options["formula_units"] = options["formula_units"] or seed.formula_units
-    options["generators"] = (f'airss:seed,seed_file="{path.resolve()}"', *options["generators"])
+    named = json.dumps(path.resolve().as_posix(), ensure_ascii=False)  # JSON's text is TOML's too
+    options["generators"] = (f"airss:seed,seed_file={named}", *options["generators"])
 
 
 def _settings(options: dict[str, Any], stored: CompareSettings | None) -> CompareSettings:
@@ -275,7 +285,17 @@ def _settings(options: dict[str, Any], stored: CompareSettings | None) -> Compar
     relax = {f.name: options[f.name] for f in fields(RelaxSettings) if options[f.name] is not None}
     given = {
         name: options[name]
-        for name in ("formulas", "generators", "n", "formula_units", "max_atoms", "seed", "relaxer", "chunk")
+        for name in (
+            "formulas",
+            "generators",
+            "n",
+            "formula_units",
+            "max_atoms",
+            "seed",
+            "relaxer",
+            "chunk",
+            "generator_time_limit",
+        )
         if options[name] not in (None, ())
     }
     if options["reference"] is not None:

@@ -20,6 +20,7 @@ from unimat_search.eval.references import References, references_for
 from unimat_search.eval.sanity import FORMATION_ENERGY_WINDOW
 from unimat_search.files import write_whole
 from unimat_search.generation import load_generators
+from unimat_search.locks import is_empty, owned
 from unimat_search.plan import SETTINGS, CompareSettings, Plan, plan
 from unimat_search.protocol import StructureGenerator
 from unimat_search.records import MatchSettings, Outcome, Record, Relaxation, UserError
@@ -75,16 +76,19 @@ def run_comparison(
     systems = {frozenset(search.formula.amounts) for search in searches}
     load_hull(settings.hull, systems, References(built.name))  # what can't be read is said before anything is written
     workers = workers or usable_cores()
-    _prepare_folder(out, settings, resume=resume, overwrite=overwrite)
-    references = references_for(relaxer, built, elements, workers=workers)
-    log.info("%s; elements: %s", built.name, references.origin)
-    for symbol in references.missing(Composition(dict.fromkeys(elements, 1))):
-        log.warning("no %s reference for %s: formation energies with it stay empty", built.name, symbol)
-    with Store(out / RESULTS) as store:
-        rescore(store, references, known, settings.matcher)
-        _run(searches, generators, store, relaxer, settings, references, known, workers, on_progress)
-        hull = load_hull(settings.hull, systems, references)
-        return summarise(settings, planned_columns(settings, store), references, known, hull, store, out)
+    _check_folder(out, settings, resume=resume, overwrite=overwrite)
+    with owned(out):
+        _check_folder(out, settings, resume=resume, overwrite=overwrite)  # somebody else may have come first
+        _prepare_folder(out, settings, resume=resume)
+        references = references_for(relaxer, built, elements, workers=workers)
+        log.info("%s; elements: %s", built.name, references.origin)
+        for symbol in references.missing(Composition(dict.fromkeys(elements, 1))):
+            log.warning("no %s reference for %s: formation energies with it stay empty", built.name, symbol)
+        with Store(out / RESULTS) as store:
+            rescore(store, references, known, settings.matcher)
+            _run(searches, generators, store, relaxer, settings, references, known, workers, on_progress)
+            hull = load_hull(settings.hull, systems, references)
+            return summarise(settings, planned_columns(settings, store), references, known, hull, store, out)
 
 
 def read_known_of(settings: CompareSettings, searches: Plan) -> Known | None:
@@ -110,43 +114,46 @@ def read_settings(out: Path) -> CompareSettings:
     return CompareSettings.from_toml((out / SETTINGS).read_text(encoding="utf-8"))
 
 
-def _prepare_folder(out: Path, settings: CompareSettings, *, resume: bool, overwrite: bool) -> None:
-    """Make the run's folder, or see that it is the right one."""
+def _check_folder(out: Path, settings: CompareSettings, *, resume: bool, overwrite: bool) -> None:
+    """See that a folder is the right one, and change nothing."""
     if resume:
-        stored = read_settings(out)
-        _check_same(settings, stored)
-        _warn_of_versions(out)
-        if settings != stored:
-            write_whole(out / SETTINGS, settings.to_toml(_stored_versions(out)))
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        _check_same(settings, read_settings(out))
+    elif out.exists() and not (out.is_dir() and is_empty(out)):
         if not overwrite:
             raise RunError(f"{out} exists; use --resume to go on with it, --overwrite to replace it, or another --out")
         if not (out / SETTINGS).is_file():
             raise RunError(f"{out} is not the folder of a run: it is not overwritten")
+
+
+def _prepare_folder(out: Path, settings: CompareSettings, *, resume: bool) -> None:
+    """Note the settings in the run's folder; what is in it goes, unless the run goes on."""
+    if resume:
+        _warn_of_versions(out)
+        if settings != read_settings(out):
+            write_whole(out / SETTINGS, settings.to_toml(_stored_versions(out)))
+        return
     try:
-        for name in (RESULTS, f"{RESULTS}-wal", f"{RESULTS}-shm", SUMMARY, TABLE, SETTINGS):
+        for name in (SETTINGS, RESULTS, f"{RESULTS}-wal", f"{RESULTS}-shm", SUMMARY, TABLE):
             (out / name).unlink(missing_ok=True)
         for name in (BEST, REFINED):
             shutil.rmtree(out / name, ignore_errors=True)
-        out.mkdir(parents=True, exist_ok=True)
         write_whole(out / SETTINGS, settings.to_toml())
     except OSError as error:
         raise RunError(f"{out} can't be written: {error}") from error
 
 
 def _check_same(settings: CompareSettings, stored: CompareSettings) -> None:
-    """See that a run can be gone on with: generators may join it, and what hull distances count from may change."""
+    """See that a run can be gone on with: generators may join it and get more time, hulls may change."""
     ours, theirs = asdict(settings), asdict(stored)
     ours["generators"] = ours["generators"][: len(theirs["generators"])]
-    for name in ours.keys() - {"hull"}:
+    for name in ours.keys() - {"hull", "generator_time_limit"}:
         if ours[name] != theirs[name]:
             raise RunError(f"the run to resume has {name} = {theirs[name]}, not {ours[name]}; leave the option out")
 
 
 def _stored_versions(out: Path) -> dict[str, str]:
-    found: dict[str, str] = tomllib.loads((out / SETTINGS).read_text(encoding="utf-8")).get("versions", {})
-    return found
+    found = tomllib.loads((out / SETTINGS).read_text(encoding="utf-8")).get("versions", {})
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def _warn_of_versions(out: Path) -> None:
@@ -179,7 +186,8 @@ def _run(
         on_progress(done, total)
 
     report(0)
-    queue = TaskQueue(tasks, generators, store, relaxer, settings.relax, settings.chunk, report)
+    patience = settings.generator_time_limit
+    queue = TaskQueue(tasks, generators, store, relaxer, settings.relax, settings.chunk, report, patience)
     for job, results in run_jobs(queue.next_job, workers=workers):
         if isinstance(job.tag, Chunk):
             pairs = zip(job.tag.records, results, strict=True)

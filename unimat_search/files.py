@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pymatgen.core import Element, Structure
@@ -19,8 +20,14 @@ ACCEPTED = (
 def write_whole(path: Path, text: str) -> None:
     """Write a text file such that it is there whole or not at all."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    data = text.encode("utf-8")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def write_extxyz(path: Path, structures: Sequence[tuple[str, Structure]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import io
 import json
 import re
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from pymatgen.core import Element, Lattice, Structure
 
+from unimat_search.parquet import check_size
 from unimat_search.records import FailedAttempt, first_line
 
 if TYPE_CHECKING:
@@ -31,11 +33,14 @@ Named = Iterator[tuple[str, Structure | FailedAttempt]]
 UNREAD = "can't be read: "
 """How reasons begin."""
 
-MAX_VALUES = 200_000_000
-"""Of a parquet file, whose encodings let a small one hold any number."""
-
 MAX_UNPACKED = 4 * 2**30
 """Bytes that an archive may hold, unpacked."""
+
+MAX_FILE = 256 * 2**20
+"""Bytes of one file in an archive, unpacked."""
+
+MOST_DIGITS = 12
+"""Of a number of atoms or columns."""
 
 SINGLE = (".cif", ".vasp", ".poscar", ".res")
 """Formats of few structures: a file that can't be read counts as one that failed."""
@@ -135,10 +140,9 @@ def _from_cif(text: str) -> Structure:
 
 def _extxyz(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
     from ase import Atoms
-    from ase.io import read
 
     for index, frame in enumerate(_frames(data.decode("utf-8").rstrip().splitlines(keepends=True))):
-        atoms = or_reason(partial(read, format="extxyz"), io.StringIO(frame))
+        atoms = or_reason(_frame, frame)
         known = isinstance(atoms, Atoms) and (atoms.info.get("name") or atoms.info.get("material_id"))
         made = atoms if isinstance(atoms, FailedAttempt) else or_reason(structure_from_atoms, atoms)
         yield str(known or f"{PurePosixPath(name).stem}-{index}"), made
@@ -149,17 +153,40 @@ def _frames(lines: Sequence[str]) -> Iterator[str]:
     start = 0
     while start < len(lines):
         count = lines[start].strip()
-        end = start + 2 + int(count) if count.isdecimal() else len(lines)
+        end = start + 2 + int(count[:MOST_DIGITS]) if count.isdecimal() else len(lines)
         yield "".join(lines[start:end])
         start = end
 
 
+def _frame(text: str) -> Atoms:
+    """One frame of an extxyz file, whose first two lines promise no more than follows."""
+    from ase.io import read
+
+    lines = text.split("\n")
+    count = lines[0].strip()
+    if count.isdecimal() and int(count[:MOST_DIGITS]) > len(lines) - 2:
+        raise ValueError("it promises more atoms than it has lines")
+    widths = [int(width[:MOST_DIGITS]) for width in re.findall(r":[SIRL]:(\d+)", lines[1] if len(lines) > 1 else "")]
+    if sum(widths) > max(map(len, lines)):
+        raise ValueError("it promises more columns than its lines have")
+    atoms: Atoms = read(io.StringIO(text), format="extxyz")
+    return atoms
+
+
 def _poscar(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
     text = data.decode("utf-8")
-    lines = text.splitlines()
-    if sum(int(word) for line in lines[5:7] for word in line.split() if word.isdigit()) > len(lines):
+    lines = text.split("\n")
+    if sum(_count(word) for line in lines[5:7] for word in line.split()) > len(lines):
         raise ValueError("it names more atoms than it has lines")
     yield name, Structure.from_str(text, fmt="poscar")
+
+
+def _count(word: str) -> int:
+    """A number of atoms as pymatgen reads it; 0 for anything else."""
+    try:
+        return max(0, int(word[:MOST_DIGITS]))
+    except ValueError:
+        return 0
 
 
 def _res(name: str, data: bytes, _: Collection[ElementSet] | None) -> Named:
@@ -175,9 +202,7 @@ def _parquet(name: str, data: bytes, elements: Collection[ElementSet] | None) ->
     import pyarrow.parquet as pq
 
     parquet = pq.ParquetFile(pa.BufferReader(data))
-    groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
-    if sum(group.column(index).num_values for group in groups for index in range(group.num_columns)) > MAX_VALUES:
-        raise ValueError(f"it holds more than {MAX_VALUES:,} values")
+    check_size(parquet)
     missing = {"numbers", "frac_coords", "cell"} - set(parquet.schema_arrow.names)
     if missing:
         raise ValueError(f"column {sorted(missing)[0]} is missing")
@@ -285,7 +310,7 @@ def _zip(_: str, data: bytes, elements: Collection[ElementSet] | None) -> Named:
 
 
 def _tar(_: str, data: bytes, elements: Collection[ElementSet] | None) -> Named:
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+    with tarfile.open(fileobj=_Unpacked(data)) as archive:
 
         def read(member: tarfile.TarInfo) -> bytes:
             file = archive.extractfile(member)
@@ -295,6 +320,31 @@ def _tar(_: str, data: bytes, elements: Collection[ElementSet] | None) -> Named:
             (one.name, one.size, partial(read, one)) for one in archive.getmembers() if one.isreg() or one.islnk()
         ]
         yield from _members(members, elements)
+
+
+class _Unpacked(io.RawIOBase):
+    """The bytes of a tar archive, unpacked as they are asked for, up to a limit: headers can be bombs too."""
+
+    def __init__(self, data: bytes) -> None:
+        raw = io.BytesIO(data)
+        self._file = gzip.GzipFile(fileobj=raw) if data[:2] == b"\x1f\x8b" else raw
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_FILE:
+            raise ValueError(f"a file in it is larger than {MAX_FILE >> 20} MiB")
+        return self._file.read(size)
 
 
 def _members(members: Sequence[tuple[str, int, Callable[[], bytes]]], elements: Collection[ElementSet] | None) -> Named:
@@ -309,8 +359,10 @@ def _members(members: Sequence[tuple[str, int, Callable[[], bytes]]], elements: 
     files = [one for one in members if format_of(one[0]) in COLLECTED and "__MACOSX" not in one[0]]
     if not files:
         raise ValueError("it holds no structure file")
-    for name, _, read in sorted(files, key=itemgetter(0)):
+    for name, size, read in sorted(files, key=itemgetter(0)):
         try:
+            if size > MAX_FILE:
+                raise ValueError(f"unpacked it is larger than {MAX_FILE >> 20} MiB")
             data = read()
         except Exception as error:  # damage, a link to nowhere, a password
             yield PurePosixPath(name).name, FailedAttempt(f"{UNREAD}{first_line(error)}")

@@ -24,6 +24,7 @@ from unimat_search.eval.trials import estimate
 from unimat_search.evaluate import NAMES, TABLE_VERSION, Benchmark, evaluate, read_samples
 from unimat_search.files import write_whole
 from unimat_search.generation import check, collect, load_generators
+from unimat_search.locks import is_empty, owned
 from unimat_search.protocol import StructureGenerator
 from unimat_search.records import FailedAttempt, UserError
 from unimat_search.registry import Spec, parse_all
@@ -156,9 +157,28 @@ def reproduce(
         load_hull(hull, (), References(potential))  # what can't be read is said before anything is written
         kind = f"-{_stem(f'{relaxer.text}-{hull}', hull_digest(hull, potential))}"
     _same_run(out, settings)
+    with owned(out):
+        tables = _tables(out, benchmark, loaded, texts, kind, n, seed, relaxer, hull, workers, on_progress)
+    return {"settings": settings | {"relaxer": relaxer.label if relaxer else None}, "generators": tables}
+
+
+def _tables(
+    out: Path,
+    benchmark: Benchmark,
+    loaded: Mapping[str, StructureGenerator],
+    texts: Mapping[str, str],
+    kind: str,
+    n: int,
+    seed: int,
+    relaxer: Spec | None,
+    hull: str,
+    workers: int | None,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """A table of each generator, sampled and scored where the folder lacks it."""
     tables: dict[str, Any] = {}
     for name, generator in loaded.items():
-        on_progress(len(tables), len(generators))
+        on_progress(len(tables), len(loaded))
         stem = _stem(texts[name], _content(texts[name]))
         samples = out / f"{stem}.parquet"
         if not samples.is_file():
@@ -169,8 +189,8 @@ def reproduce(
             found["makes_compositions"] = makes_compositions(generator)
             write_whole(table, json.dumps(found, indent=1) + "\n")
         tables[name] = json.loads(table.read_text(encoding="utf-8"))
-    on_progress(len(tables), len(generators))
-    return {"settings": settings | {"relaxer": relaxer.label if relaxer else None}, "generators": tables}
+    on_progress(len(tables), len(loaded))
+    return tables
 
 
 def _same_run(out: Path, settings: Mapping[str, Any]) -> None:
@@ -185,7 +205,7 @@ def _same_run(out: Path, settings: Mapping[str, Any]) -> None:
             if stored.get(name) != value:
                 raise UserError(f"{out} is of a run with {name} = {stored.get(name)}, not {value}; give another --out")
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and is_empty(out)):
         raise UserError(f"{out} is not the folder of such a run; give another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(dict(settings), indent=1) + "\n")

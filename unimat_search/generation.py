@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from pymatgen.core import Composition, Element, Structure
 
 from unimat_search.eval.parallel import quiet
+from unimat_search.eval.patience import Patience, SilentTooLongError
 from unimat_search.eval.sanity import structure_problem
 from unimat_search.protocol import LearningGenerator, StructureGenerator
 from unimat_search.records import FailedAttempt, Outcome, Record, Task, one_line
@@ -74,12 +78,14 @@ class Order:
         start: Index of the first.
         n: How many.
         seen: The candidates before them, finished, with their structures; for generators that learn.
+        time_limit: Seconds that the generator may be silent.
     """
 
     task: Task
     start: int
     n: int
     seen: Sequence[Record] = field(default_factory=tuple)
+    time_limit: float = math.inf
 
     def failed(self, reason: str) -> list[Record]:
         """All of them, for one reason."""
@@ -89,7 +95,14 @@ class Order:
 
 def fill_in_worker(orders: Sequence[Order]) -> list[list[Record]]:
     """Candidates of orders, from generators that this process builds once."""
-    return [generate(order, _worker_generator(order.task.spec)) for order in orders]
+    return [_fill(order) for order in orders]
+
+
+def _fill(order: Order) -> list[Record]:
+    try:
+        return generate(order, _worker_generator(order.task.spec))
+    except KeyboardInterrupt:  # the generator's own: the user's do not reach workers
+        return order.failed(f"{RAISED} KeyboardInterrupt")
 
 
 @lru_cache
@@ -113,15 +126,16 @@ def generate(order: Order, generator: StructureGenerator) -> list[Record]:
 
 
 def _records(order: Order, generator: StructureGenerator) -> list[Record]:
-    attempts = collect(_attempts(order, generator), order.n)
+    with Patience(order.time_limit) as patience:
+        attempts = collect(_attempts(order, generator), order.n, patience.heard)
     return [accept(order.task, order.start + place, attempt) for place, attempt in enumerate(attempts)]
 
 
 RAISED = "the generator raised"
 
 
-def collect(source: Iterator[object], n: int) -> list[object]:
-    """N attempts of a generator; where it raises or ends, the reason in their place."""
+def collect(source: Iterator[object], n: int, heard: Callable[[], None] = lambda: None) -> list[object]:
+    """N attempts of a generator; where it raises or ends, the reason in their place; each is `heard`."""
     end = f"the generator gave fewer than {n} structures"
     attempts: list[object] = []
     while len(attempts) < n:
@@ -130,10 +144,23 @@ def collect(source: Iterator[object], n: int) -> list[object]:
                 attempts.append(next(source))
         except StopIteration:
             break
-        except (Exception, SystemExit) as error:  # a generator may raise anything
-            end = f"{RAISED} {one_line(error)}"
+        except SilentTooLongError as error:
+            end = f"the generator gave {error}"
+            break
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a generator may raise anything
+            end = f"{RAISED} {one_line(error)}{_place(error)}"
             attempts.append(FailedAttempt(end))
+        heard()
     return attempts + [FailedAttempt(end)] * (n - len(attempts))
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised: the last line of code that is neither ours nor an installed package's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [one for one in frames if one.filename != __file__ and "site-packages" not in one.filename]
+    return f" ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else ""
 
 
 def _attempts(order: Order, generator: StructureGenerator) -> Iterator[object]:
@@ -163,8 +190,10 @@ def accept(task: Task, index: int, attempt: object) -> Record:
 
 def _origin(attempt: object) -> str:
     """What a generator says of how it made an attempt."""
-    properties = attempt.properties if isinstance(attempt, Structure) else {}
-    return attempt.origin if isinstance(attempt, FailedAttempt) else str(properties.get("origin", ""))
+    if isinstance(attempt, FailedAttempt):
+        return str(attempt.origin)
+    properties = attempt.properties if isinstance(attempt, Structure) else None
+    return str(properties.get("origin", "")) if isinstance(properties, dict) else ""
 
 
 def check(attempt: object, composition: Composition | None) -> Structure | FailedAttempt:

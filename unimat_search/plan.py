@@ -41,6 +41,7 @@ class CompareSettings:
         reference: Path of known structures; empty for none.
         matcher: When a known structure counts as found.
         hull: What hull distances count from, see `unimat_search.eval.hull_sources.load_hull`.
+        generator_time_limit: Seconds that a generator may be silent, until its first structure or between two.
 
     Raises:
         ValueError: If a value is out of range or named twice.
@@ -58,6 +59,7 @@ class CompareSettings:
     reference: str = ""
     matcher: MatchSettings = field(default_factory=MatchSettings)
     hull: str = ""
+    generator_time_limit: float = 3600.0
 
     def __post_init__(self) -> None:
         if not self.formulas:
@@ -71,6 +73,8 @@ class CompareSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or not (name != "seed") <= value <= largest:
                 raise ValueError(f"{name} must be a whole number from {int(name != 'seed')} to {largest}, got {value}")
+        if not self.generator_time_limit > 0:
+            raise ValueError(f"generator_time_limit must be positive (seconds), got {self.generator_time_limit}")
         parse_all(self.generators)
 
     @cached_property

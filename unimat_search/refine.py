@@ -20,7 +20,9 @@ from unimat_search.eval.parallel import Job, load_relaxer, relaxation_job, run_j
 from unimat_search.eval.references import References, file_stem, references_for
 from unimat_search.eval.unique import unite
 from unimat_search.files import write_whole
+from unimat_search.locks import owned
 from unimat_search.plan import CompareSettings, Search, plan
+from unimat_search.protocol import Relaxer
 from unimat_search.records import Outcome, Record, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
 from unimat_search.res import space_group_symbol
@@ -52,6 +54,8 @@ class RefineSettings:
     relax: RelaxSettings = field(default_factory=lambda: RelaxSettings(fmax=0.02, time_limit=14400.0))
 
     def __post_init__(self) -> None:
+        if not isinstance(self.relaxer, str):
+            raise ValueError(f"relaxer must be text, got {self.relaxer!r}")
         if isinstance(self.top, bool) or not (isinstance(self.top, int) and self.top > 0):
             raise ValueError(f"top must be a whole number from 1 on, got {self.top!r}")
 
@@ -103,8 +107,21 @@ def refine_run(
     if not (out / RESULTS).is_file():
         raise RunError(f"{out} holds no results to refine")
     folder = out / REFINED / file_stem(relaxer.name)
+    with owned(out):
+        return _refine_run(out, folder, settings, run, spec, relaxer, workers or usable_cores(), on_progress)
+
+
+def _refine_run(
+    out: Path,
+    folder: Path,
+    settings: RefineSettings,
+    run: CompareSettings,
+    spec: Spec,
+    relaxer: Relaxer,
+    workers: Workers,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Any]:
     _prepare(folder, settings)
-    workers = workers or usable_cores()
     searches = plan(run)
     known = read_known_of(run, searches)
     references = references_for(

@@ -61,8 +61,8 @@ class Spec:
         except tomllib.TOMLDecodeError:  # some value is plain text
             options = dict(_pair(part, text) for part in rest.split(","))
         label = options.pop("label", text.strip())
-        if not (isinstance(label, str) and label):
-            raise ValueError(f"the label in {text!r} must be text")
+        if not (isinstance(label, str) and label and label.isprintable()):
+            raise ValueError(f"the label in {text!r} must be text of one line, without control characters")
         return cls(name, options, text.strip(), label)
 
 

@@ -15,12 +15,17 @@ from math import gcd, isfinite
 from pathlib import Path
 
 import numpy as np
-from pymatgen.core import Composition, Lattice, Structure
+from numpy.typing import NDArray
+from pymatgen.core import Composition, Element, Lattice, Structure
 
 from unimat_search.records import EV_PER_CUBIC_ANGSTROM
 
 WAVELENGTH = 1.54180
 """Of copper's K-alpha line, angstrom: SHELX's CELL line begins with it, whatever the structure."""
+
+
+LONGEST_EDGE, FLATTEST = 1000.0, 0.01
+"""Angstrom: of what is read as a cell."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,9 @@ def parse_res(lines: Sequence[str], name: str) -> ResEntry:
         species = [dict(enumerate(symbols, start=1))[int(atom[1])] for atom in atoms]
         coords = np.array([[float(word) for word in atom[2:5]] for atom in atoms]).reshape(-1, 3)
         lattice = Lattice.from_parameters(*cell)
+        _check_numbers(lattice, coords)
+        if unknown := [symbol for symbol in symbols if not Element.is_valid_symbol(symbol)]:
+            raise ValueError(f"{unknown[0]} is no element")
         structure = Structure(lattice, species, coords, to_unit_cell=True)
     except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"the .res entry {title.name} is damaged: {type(error).__name__} {error}") from error
@@ -169,6 +177,17 @@ def parse_res(lines: Sequence[str], name: str) -> ResEntry:
     )
 
 
+def _check_numbers(lattice: Lattice, coords: NDArray[np.float64]) -> None:
+    """See that a cell is one: neighbours in a flat one would be looked for without an end."""
+    matrix = lattice.matrix
+    if not (np.isfinite(matrix).all() and np.isfinite(coords).all()):
+        raise ValueError("a number that is not finite")
+    volume = abs(np.linalg.det(matrix))
+    longest = float(np.linalg.norm(matrix, axis=1).max())
+    if not (longest < LONGEST_EDGE and volume / longest**2 > FLATTEST):
+        raise ValueError(f"the cell {[round(x, 6) for x in lattice.parameters]} is flat, or beyond all measure")
+
+
 @dataclass(frozen=True)
 class _Title:
     name: str
@@ -184,7 +203,7 @@ def _title(text: str, name: str) -> _Title:
     """AIRSS's TITL line, or ASE's `name key=value ...`; of any other text the first word is the name."""
     words = text.split()
     group = re.search(r"\(([^()]*)\)\s*n\s*-\s*(\d+)\s*$", text)
-    symbol, copies = (group[1].strip(), int(group[2])) if group else ("n/a", 1)
+    symbol, copies = (group[1].strip(), int(group[2][:12])) if group else ("n/a", 1)
     if len(words) >= 4 and all(_is_number(word) for word in words[1:4]):
         numbers = {key: float(word) for key, word in zip(_COLUMNS, words[1:6], strict=False) if _is_number(word)}
         return _Title(words[0], numbers, symbol, copies)
@@ -197,10 +216,9 @@ def _title(text: str, name: str) -> _Title:
 
 def _is_number(word: str) -> bool:
     try:
-        float(word)
+        return isfinite(float(word))
     except ValueError:
         return False
-    return True
 
 
 def space_group_symbol(structure: Structure, symprec: float = 0.01) -> str:

@@ -211,8 +211,12 @@ def clear_errors(after_interruption: str = "nothing was written") -> Iterator[No
 
     try:
         yield
-    except (UserError, ValueError, OSError) as error:
+    except (UserError, ValueError, OSError, ArithmeticError) as error:
         raise BadInput(first_line(error)) from error
+    except RecursionError as error:
+        raise BadInput("a file is nested too deeply to be read") from error
+    except MemoryError as error:
+        raise BadInput(f"there is not enough memory for this ({first_line(error)})") from error
     except KeyboardInterrupt:
         click.echo(f"interrupted; {after_interruption}", err=True)
         sys.exit(130)

@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unimat_search.records import Outcome, Record, Task, UserError
+from unimat_search.records import Outcome, Record, Task, UserError, first_line
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 2
 COLUMNS = tuple(field.name for field in fields(Record))
+NUMBERS = (
+    "formula_units",
+    "seed",
+    "index",
+    "generate_seconds",
+    "energy",
+    "formation_energy_per_atom",
+    "n_steps",
+    "max_force",
+    "relax_seconds",
+    "rms_dist",
+)
 STRUCTURES = ("initial_structure", "final_structure")
 
 _CREATE = f"""
@@ -68,7 +80,10 @@ class Store:
                 )
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
-            raise StoreError(f"{self.path} has version {version}, this program reads version {SCHEMA_VERSION}")
+            raise StoreError(
+                f"{self.path} is a results file of version {version}, this program reads version {SCHEMA_VERSION}; "
+                "use the unimat-search that wrote it (run.toml names it), or begin anew with another --out"
+            )
 
     def write(self, records: Iterable[Record]) -> None:
         """Write rows, all or none; a row of the same key is replaced.
@@ -86,7 +101,7 @@ class Store:
             with self._connection:
                 self._connection.executemany(statement, map(_to_row, records))
         except sqlite3.Error as error:
-            raise StoreError(f"{self.path} can't be written: {error}") from error
+            raise StoreError(f"{self.path} can't be written: {error}; what was finished before is kept") from error
 
     def task_records(self, task: Task, *, structures: bool = True) -> list[Record]:
         """The candidates of one task by index; empty if it was never started."""
@@ -110,8 +125,11 @@ class Store:
     def _select(self, condition: str, values: tuple[object, ...], *, structures: bool = True) -> Iterator[Record]:
         names = [name for name in COLUMNS if structures or name not in STRUCTURES]
         columns = ", ".join(f'"{name}"' for name in names)
-        for row in self._connection.execute(f"SELECT {columns} FROM candidates WHERE {condition}", values):
-            yield _from_row(dict(zip(names, row, strict=True)))
+        try:
+            for row in self._connection.execute(f"SELECT {columns} FROM candidates WHERE {condition}", values):
+                yield _from_row(dict(zip(names, row, strict=True)))
+        except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{self.path} is damaged: {first_line(error)}") from error
 
     def close(self) -> None:
         """Close the file; what was written stays."""
@@ -150,10 +168,14 @@ def structure_to_json(structure: Structure) -> str:
 
 def structure_from_json(text: str) -> Structure:
     """Read what `structure_to_json` wrote."""
+    import numpy as np
     from pymatgen.core import Structure
 
     data = json.loads(text)
-    return Structure(data["lattice"], data["species"], data["frac_coords"])
+    lattice, frac_coords = np.array(data["lattice"], dtype=float), np.array(data["frac_coords"], dtype=float)
+    if not (np.isfinite(lattice).all() and np.isfinite(frac_coords).all()):
+        raise ValueError("a structure holds a value that is not a finite number")
+    return Structure(lattice, data["species"], frac_coords)
 
 
 def _to_row(record: Record) -> dict[str, Any]:
@@ -168,4 +190,7 @@ def _from_row(row: dict[str, Any]) -> Record:
         if row.get(name) is not None:
             row[name] = structure_from_json(row[name])
     outcome = Outcome(row["outcome"]) if row["outcome"] else None
+    for name in NUMBERS:
+        if not isinstance(row[name], int | float | None):
+            raise ValueError(f"{name} of {row['key']} is {row[name]!r}")
     return Record(**row | {"outcome": outcome, "valid": bool(row["valid"])})

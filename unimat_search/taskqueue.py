@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unimat_search.eval.parallel import Job, chunked, relaxation_job
@@ -16,6 +17,8 @@ from unimat_search.registry import Spec
 from unimat_search.store import Store
 
 log = logging.getLogger(__name__)
+
+MOST_WARNINGS = 20
 
 
 @dataclass(eq=False)
@@ -68,6 +71,7 @@ class TaskQueue:
         chunk: Candidates of one task that a worker gets at once. A chunk is the same whatever the number of workers
             and however often the run was resumed.
         on_done: Told of each number of candidates that are finished.
+        patience: Seconds that a generator may be silent.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class TaskQueue:
         relax: RelaxSettings,
         chunk: int,
         on_done: Callable[[int], None],
+        patience: float = math.inf,
     ) -> None:
         self._tasks = iter(tasks)
         self._generators = generators
@@ -87,6 +92,8 @@ class TaskQueue:
         self._relax = relax
         self._chunk = chunk
         self._on_done = on_done
+        self._patience = patience
+        self._said: set[tuple[str, str]] = set()
         self._open: list[OpenTask] = []
         self._chunks: deque[Chunk] = deque()
 
@@ -110,8 +117,18 @@ class TaskQueue:
         made = sum(record.outcome is None for record in records)
         log.info("%s, %s: %d of %d made", owner.task.generator, owner.task.cell_formula, made, len(records))
         for reason in {r.detail for r in records if r.detail.startswith(RAISED)}:
-            log.warning("%s, %s: %s", owner.task.generator, owner.task.cell_formula, reason)
+            self._warn(owner.task, reason)
         self._take_in(owner, records)
+
+    def _warn(self, task: Task, reason: str) -> None:
+        """Say what a generator raised, once, and not for ever: nobody may read it, and the table counts it."""
+        if (task.generator, reason) in self._said or len(self._said) > MOST_WARNINGS:
+            return
+        self._said.add((task.generator, reason))
+        if len(self._said) > MOST_WARNINGS:
+            log.warning("generators raise more than this; the table counts it")
+        else:
+            log.warning("%s, %s: %s", task.generator, task.cell_formula, reason)
 
     def relaxed(self, chunk: Chunk, records: Sequence[Record]) -> None:
         """Take in what was relaxed."""
@@ -147,7 +164,7 @@ class TaskQueue:
         if isinstance(generator, str):
             self.generated(owner, order.failed(generator))
             return None
-        return Job(owner, fill_in_worker, [order], order.failed)
+        return Job(owner, fill_in_worker, [replace(order, time_limit=self._patience)], order.failed)
 
     def _take_in(self, owner: OpenTask, records: Sequence[Record]) -> None:
         self._keep(owner, records)

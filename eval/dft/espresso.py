@@ -53,7 +53,7 @@ class Espresso:
     """
 
     def __init__(self, command: str, pseudo_dir: Path) -> None:
-        self._command = shlex.split(command)
+        self._command = shlex.split(command, posix=os.name != "nt")
         if not self._command or shutil.which(self._command[0]) is None:
             raise MissingPackageError(f"{command!r} can't be started: install Quantum ESPRESSO, or give command=")
         self._pseudo_dir = pseudo_dir.resolve()
@@ -154,8 +154,8 @@ class EspressoEngine:
             except subprocess.TimeoutExpired as error:
                 raise OverdueError("its time was over during an iteration") from error
             finally:
-                with contextlib.suppress(ProcessLookupError):  # a launcher's children too
-                    os.killpg(process.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    _kill_with_children(process)
                 process.wait()
         text_out = output.read_text(encoding="latin-1")
         if "convergence NOT achieved" in text_out:
@@ -165,6 +165,14 @@ class EspressoEngine:
             reason = " ".join(complaint.group(1).split()) if complaint else f"exit code {code}"
             raise EvaluationError(f"pw.x failed: {reason}")
         return output
+
+
+def _kill_with_children(process: subprocess.Popen[bytes]) -> None:
+    """End a program, where the system can also what it launched."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
 
 
 def _half_smearing(output: Path) -> float:

@@ -63,7 +63,7 @@ def write_vasp(structures: Mapping[str, Structure], path: Path, relax: RelaxSett
                 for stage, (rules, more) in stages.items():
                     inputs = rules(structure, user_incar_settings=more)
                     inputs.write_input(str(path / name / stage), potcar_spec=True)
-            (path / name / "run.sh").write_text(VASP_SCRIPT, encoding="utf-8")
+            (path / name / "run.sh").write_text(VASP_SCRIPT, encoding="utf-8", newline="\n")
     except KeyError as error:
         shutil.rmtree(path, ignore_errors=True)
         raise ValueError(f"the Materials Project's sets have no {error.args[0]}: leave {name} out") from error

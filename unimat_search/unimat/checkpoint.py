@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unimat_search.records import did_you_mean
+from unimat_search.records import did_you_mean, first_line
+from unimat_search.unimat.elements import MAX_ATOMIC_NUMBER
 from unimat_search.unimat.model import CrystalModel
 from unimat_search.unimat.tables import from_table
 
@@ -68,8 +69,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise ValueError(f"there is no checkpoint {path}") from error
-    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
-        raise ValueError(f"{path} is not a checkpoint: {error}") from error
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError, OSError) as error:
+        raise ValueError(f"{path} is not a checkpoint: {first_line(error)}") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{path} is not a checkpoint: its header is no table")
     return tensors, header
 
 
@@ -87,11 +90,27 @@ def load_model(path: Path) -> tuple[CrystalModel, dict[str, Any]]:
     """
     tensors, header = load(path)
     try:
-        model = build(header["config"]["denoiser"], header["config"]["model"])
-        restore(model, part(tensors, "ema") or tensors)
-    except (KeyError, TypeError, RuntimeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is not a model of this version: {error}") from error
+        weights = part(tensors, "ema") or tensors
+        denoiser, settings = header["config"]["denoiser"], header["config"]["model"]
+        _check_size(denoiser, settings, weights)
+        model = build(denoiser, settings)
+        restore(model, weights)
+    except (KeyError, TypeError, RuntimeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path} is not a model of this version: {first_line(error)}") from error
     return model.eval(), header
+
+
+def _check_size(denoiser: str, settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """See, before memory is taken for them, that a file holds the weights that its settings speak of.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    with torch.device("meta"):
+        wanted = {name: one.shape for name, one in build(denoiser, settings).named_parameters()}
+    held = {name: weights[name].shape for name in wanted if name in weights}
+    if held != wanted:
+        raise ValueError("its weights are not those that its settings speak of")
 
 
 def restore(model: CrystalModel, tensors: Mapping[str, Tensor]) -> None:
@@ -100,10 +119,24 @@ def restore(model: CrystalModel, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         RuntimeError: If they are of another model.
     """
+    sizes, numbers = tensors["composition_sizes"], tensors["composition_numbers"]
+    _check_compositions(sizes, numbers)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise RuntimeError(f"{name} holds a value that is not a finite number")
     device = model.composition_sizes.device
-    model.composition_sizes = tensors["composition_sizes"].to(device)
-    model.composition_numbers = tensors["composition_numbers"].to(device)
+    model.composition_sizes = sizes.clone().to(device)  # no view of the file, which will be replaced
+    model.composition_numbers = numbers.clone().to(device)
     model.load_state_dict(dict(tensors))
+
+
+def _check_compositions(sizes: Tensor, numbers: Tensor) -> None:
+    if any(one.dim() != 1 or one.is_floating_point() or one.is_complex() for one in (sizes, numbers)):
+        raise RuntimeError("the compositions are no lists of whole numbers")
+    if len(sizes) and (sizes.min() < 1 or int(sizes.sum()) != len(numbers)):
+        raise RuntimeError("the sizes of compositions do not fit their atoms")
+    if len(numbers) and not (int(numbers.min()) >= 1 and int(numbers.max()) <= MAX_ATOMIC_NUMBER):
+        raise RuntimeError("a composition holds what is no element")
 
 
 def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

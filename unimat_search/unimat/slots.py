@@ -20,7 +20,7 @@ from unimat_search.unimat.cell import CELL_SIZE
 from unimat_search.unimat.elements import GROUPS, MAX_ATOMIC_NUMBER, ROWS, table_position
 from unimat_search.unimat.flow import shortest, without_drift
 from unimat_search.unimat.structures import PROPERTIES
-from unimat_search.unimat.tables import at_least_one
+from unimat_search.unimat.tables import MOST, at_least_one
 
 MAX_COUNT = 64
 """Atoms that the tables of sizes and counts have room for."""
@@ -49,7 +49,7 @@ class SlotConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        at_least_one(self, "width", "layers", "heads", "frequencies", "distances", where="model.network")
+        at_least_one(self, "width", "layers", "heads", "frequencies", "distances", where="model.network", most=MOST)
         if self.width % self.heads:
             raise ValueError(f"model.network.width must be a multiple of heads ({self.heads}), got {self.width}")
 

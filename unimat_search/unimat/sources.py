@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from unimat_search.parquet import check_size
 from unimat_search.records import FailedAttempt, did_you_mean, first_line
 from unimat_search.unimat.batches import by_size
 from unimat_search.unimat.elements import (
@@ -119,8 +120,9 @@ def read_parquet(path: Path) -> Reading:
     import pyarrow.parquet as pq
 
     try:
+        check_size(pq.ParquetFile(path))
         table = pq.read_table(path).combine_chunks()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path} can't be read: {first_line(error)}") from error
     for name in ("numbers", "frac_coords", "cell"):
         if name not in table.column_names:
@@ -267,11 +269,14 @@ def read_formulas(path: Path) -> frozenset[CompositionKey]:
     """
     from pymatgen.core import Composition
 
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     if not rows or "reduced_formula" not in rows[0]:
         raise ValueError(f"{path} holds no formula in a column reduced_formula")
-    return frozenset(composition_key(composition_numbers(Composition(row["reduced_formula"]))) for row in rows)
+    try:
+        return frozenset(composition_key(composition_numbers(Composition(row["reduced_formula"]))) for row in rows)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} holds what is no formula: {first_line(error)}") from error
 
 
 @dataclass(frozen=True)

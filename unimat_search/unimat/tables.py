@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -11,15 +12,22 @@ from unimat_search.records import did_you_mean
 T = TypeVar("T")
 
 
-def at_least_one(settings: Any, *names: str, where: str) -> None:  # noqa: ANN401 - any dataclass
+MOST = 4096
+"""Of whatever sizes a network has: a file from a stranger may ask for more than there is memory."""
+
+
+def at_least_one(settings: Any, *names: str, where: str, most: float = math.inf) -> None:  # noqa: ANN401 - any dataclass
     """Check counts.
 
     Raises:
-        ValueError: If a setting is below 1; the message names it.
+        ValueError: If a setting is below 1, or above `most`; the message names it.
     """
     for name in names:
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{where}.{name} must be at least 1, got {getattr(settings, name)}")
+        value = getattr(settings, name)
+        if value < 1:
+            raise ValueError(f"{where}.{name} must be at least 1, got {value}")
+        if value > most:
+            raise ValueError(f"{where}.{name} must be at most {most}, got {value}")
 
 
 def from_table(kind: type[T], table: Mapping[str, Any], *, where: str = "") -> T:

@@ -10,7 +10,7 @@ import signal
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unimat_search.locks import owned
 from unimat_search.records import first_line
 from unimat_search.unimat.batches import Batch, Batches
 from unimat_search.unimat.checkpoint import build, load, part, restore, save, save_model
@@ -325,10 +326,12 @@ def train_run(
     """
     if int(os.environ.get("RANK", "0")):
         say, watch = _nothing, None
-    with processes(device) as mine:
+    with processes(device) as mine, ExitStack() as stack:
         train, validation = training_sets(config.data, data_dir, seed=config.training.seed)
         say(f"{len(train)} structures to train on, {len(validation)} set aside; sha256 {train.sha256[:16]}")
         trainer = Trainer(config, train, device=mine)
+        if trainer.rank == 0:
+            stack.enter_context(owned(out))
         if (out / CHECKPOINT).exists():
             trainer.restore(out / CHECKPOINT)
             say(f"going on at step {trainer.step}")

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from unimat_search.unimat.cell import CELL_SIZE
 from unimat_search.unimat.slots import property_features, time_features
 from unimat_search.unimat.structures import PROPERTIES
-from unimat_search.unimat.tables import at_least_one
+from unimat_search.unimat.tables import MOST, at_least_one
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class UNetConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        at_least_one(self, "width", "blocks", "levels", "head", where="model.network")
+        at_least_one(self, "width", "blocks", "levels", "head", where="model.network", most=MOST)
         if self.width % 8 or self.width % min(self.head, self.width):
             raise ValueError(f"model.network.width must be a multiple of 8 and of head ({self.head}), got {self.width}")
 
