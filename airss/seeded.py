@@ -15,7 +15,7 @@ from pymatgen.core import Composition, Structure
 from unimat_search.airss.candidates import Wish, build_structures, load_builder
 from unimat_search.airss.knowledge import Expectation, expect_from_structures, expect_from_table
 from unimat_search.airss.seedfile import Seed, SeedError, SeedText, SpeciesLine
-from unimat_search.airss.settings import BuildSettings
+from unimat_search.airss.settings import MOST_NUMBER, BuildSettings
 from unimat_search.airss.symmetry import orders
 from unimat_search.files import read_structures
 from unimat_search.records import FailedAttempt
@@ -177,6 +177,8 @@ class SeedSearch:
             units = max(1, sum(counts.values()) // max(1, sum(numbers)))
         symbols = tuple(counts)
         amounts = tuple(counts.values())
+        if sum(amounts) > MOST_NUMBER:
+            raise ValueError(f"the seed means a cell of {sum(amounts)} atoms, more than {MOST_NUMBER}")
         cell = Composition(dict(counts))
         expected = self._expect(cell) if seed.auto or seed.auto_volume else None
         separations = _separations(seed, symbols, expected, rng)

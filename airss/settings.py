@@ -193,8 +193,6 @@ def parse_numbers(text: str) -> list[int]:
     numbers: list[int] = []
     for part in text.replace(",", " ").split():
         low, high = parse_whole_range(part)
-        if high > MOST_NUMBER:
-            raise ValueError(f"{high} is more than {MOST_NUMBER}")
         numbers.extend(range(low, high + 1))
     return numbers
 
@@ -219,9 +217,11 @@ def parse_whole_range(text: object) -> tuple[int, int]:
     """A whole number, or a range of them.
 
     Raises:
-        ValueError: If the text is something else.
+        ValueError: If the text is something else, or the number beyond what a cell may need.
     """
     low, high = parse_range(text)
+    if not high <= MOST_NUMBER:
+        raise ValueError(f"{text!r} is more than {MOST_NUMBER}")
     if low != int(low) or high != int(high):
         raise ValueError(f"{text!r} is no whole number and no range of them")
     return int(low), int(high)

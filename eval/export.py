@@ -87,13 +87,9 @@ def write_best(record: Record, folder: Path) -> None:
 
 
 def file_name(text: str) -> str:
-    """A text as a file name that every system takes, another one for another text: what is odd in it becomes a number.
-
-    Colons, slashes and commas are usual in it, and are replaced without one.
-    """
+    """A text as a file name: odd characters replaced, cut to a length that every system takes."""
     name = re.sub(r"[^\w.+=-]", "_", text, flags=re.ASCII)
-    usual = re.fullmatch(r"[\w.+=:/,-]*", text, flags=re.ASCII) and "_" not in text
-    return name if usual and len(name) <= 120 else f"{name[:110]}-{zlib.crc32(text.encode()):08x}"
+    return name if len(name) <= 120 else f"{name[:110]}-{zlib.crc32(text.encode()):08x}"
 
 
 def res_entry(record: Record, pressure: float = 0.0) -> ResEntry:

@@ -49,6 +49,7 @@ UNREADABLE = (
     TypeError,
     AttributeError,
     ArithmeticError,
+    IndexError,
     RecursionError,
 )
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
+import signal
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -96,6 +100,67 @@ class Learner(Uniform):
             structure = best.final_structure if best and best.final_structure else fresh
             strain = np.random.default_rng([seed, k]).uniform(-0.05, 0.05)
             yield structure.copy().apply_strain(strain, inplace=False)
+
+
+class Hangs(Uniform):
+    """Gives one structure, then nothing any more: asleep, or in a loop."""
+
+    def __init__(self, how: str = "asleep") -> None:
+        self.how = how
+
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure]:
+        yield from super().generate(composition, 1, seed=seed)
+        if self.how == "deaf":  # as code that is not Python's
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        while True:
+            if self.how != "busy":
+                time.sleep(3600)
+
+
+class Chatty(Uniform):
+    """Prints a megabyte to stderr and stdout, and raises."""
+
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure]:
+        for stream, number in ((sys.stderr, 2), (sys.stdout, 1)):
+            print("x" * 1_000_000, file=stream)
+            os.write(number, b"y" * 1_000_000)
+        raise RuntimeError(f"no idea for {composition.formula}")
+
+
+class Cancelled(Uniform):
+    """Raises what is no Exception."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure]:
+        yield from super().generate(composition, 1, seed=seed)
+        raise {"cancelled": asyncio.CancelledError, "interrupt": KeyboardInterrupt, "exit": SystemExit}[self.how]()
+
+
+class Absurd:
+    """Structures beyond all measure, then a good one."""
+
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[object]:
+        good = next(Uniform().generate(composition, 1, seed=seed))
+        yield Structure(np.diag([1e200, 1e-200, 8.0]), good.species, good.frac_coords)
+        yield Structure(np.diag([1e200, 1e-200, 1.0]), good.species, good.frac_coords)
+        yield Structure(Lattice.cubic(100), ["Al"] * 1_000_000, np.zeros((1_000_000, 3)))
+        nameless = good.copy()
+        nameless.properties = None  # type: ignore[assignment]
+        yield nameless
+        yield FailedAttempt("no idea", origin=lambda: 1)  # type: ignore[arg-type]
+        yield good
+
+
+class Jumping(BatchedRelaxer):
+    """EMT in a process whose wall clock jumps a year with each look at it."""
+
+
+def jumping() -> Jumping:
+    now = itertools.cycle([2e9, 1e9, 0.0, 1.5e9])
+    time.time = lambda: next(now)
+    return Jumping(emt_relaxer().potential)
 
 
 class NotAGenerator:

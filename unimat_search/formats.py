@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from pymatgen.core import Element, Lattice, Structure
 
-from unimat_search.parquet import check_size
+from unimat_search.parquet import batches
 from unimat_search.records import FailedAttempt, first_line
 
 if TYPE_CHECKING:
@@ -202,7 +202,6 @@ def _parquet(name: str, data: bytes, elements: Collection[ElementSet] | None) ->
     import pyarrow.parquet as pq
 
     parquet = pq.ParquetFile(pa.BufferReader(data))
-    check_size(parquet)
     missing = {"numbers", "frac_coords", "cell"} - set(parquet.schema_arrow.names)
     if missing:
         raise ValueError(f"column {sorted(missing)[0]} is missing")
@@ -210,7 +209,7 @@ def _parquet(name: str, data: bytes, elements: Collection[ElementSet] | None) ->
     columns = [column for column in used if column in parquet.schema_arrow.names]
     wanted = None if elements is None else {frozenset(Element(el).Z for el in one) for one in elements}
     position = -1
-    for batch in parquet.iter_batches(columns=columns):
+    for batch in batches(parquet, columns):
         for row in batch.to_pylist():
             position += 1
             if wanted is None or frozenset(row["numbers"]) in wanted:

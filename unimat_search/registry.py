@@ -8,6 +8,7 @@ factory's: it is the name in tables.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable
@@ -78,8 +79,15 @@ def parse_all(texts: Iterable[str]) -> tuple[Spec, ...]:
             raise ValueError(f"generator {spec.text!r} is given twice")
         if any(spec.label == other.label for other in specs):
             raise ValueError(f"two generators have the label {spec.label!r}; give one of them another")
+        if alike := [other.label for other in specs if _as_file(other.label) == _as_file(spec.label)]:
+            raise ValueError(f"files can't tell {alike[0]!r} and {spec.label!r} apart; give one of them another label")
         specs.append(spec)
     return tuple(specs)
+
+
+def _as_file(label: str) -> str:
+    """What is left of a label in file names, on systems that do not mind the case."""
+    return re.sub(r"[^\w.+=-]", "_", label, flags=re.ASCII).lower()
 
 
 def names(kind: Kind) -> dict[str, EntryPoint]:

@@ -20,7 +20,7 @@ import torch
 from pyarrow import csv
 from pymatgen.core import Lattice, Structure
 
-from unimat_search import formats
+from unimat_search import formats, parquet
 from unimat_search.files import read_file, read_structures
 from unimat_search.records import FailedAttempt
 
@@ -116,10 +116,10 @@ def test_sizes_are_not_taken_on_trust(tmp_path: Path, monkeypatch: pytest.Monkey
     torch.save(arrays(atom_types=torch.zeros(1).expand(10_000_000)), tmp_path / "a.pt")
     with pytest.raises(ValueError, match="larger than the file"):
         found(tmp_path / "a.pt")
-    table = pa.table({"numbers": [[26] * 100] * 100, "frac_coords": [[0.0] * 300] * 100, "cell": [[0.0] * 9] * 100})
+    table = pa.table({"numbers": [[26] * 1000] * 100, "frac_coords": [[0.0] * 3000] * 100, "cell": [[0.0] * 9] * 100})
     pq.write_table(table, tmp_path / "a.parquet")
-    monkeypatch.setattr(formats, "MAX_VALUES", 10_000)
-    with pytest.raises(ValueError, match="more than 10,000 values"):
+    monkeypatch.setattr(parquet, "MAX_BYTES", 2**20)
+    with pytest.raises(ValueError, match="more than 1 MiB of values"):
         found(tmp_path / "a.parquet")
 
 

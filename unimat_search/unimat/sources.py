@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unimat_search.parquet import check_size
+from unimat_search.parquet import batches
 from unimat_search.records import FailedAttempt, did_you_mean, first_line
 from unimat_search.unimat.batches import by_size
 from unimat_search.unimat.elements import (
@@ -120,8 +120,8 @@ def read_parquet(path: Path) -> Reading:
     import pyarrow.parquet as pq
 
     try:
-        check_size(pq.ParquetFile(path))
-        table = pq.read_table(path).combine_chunks()
+        with pq.ParquetFile(path) as file:
+            table = pa.Table.from_batches(batches(file), file.schema_arrow).combine_chunks()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path} can't be read: {first_line(error)}") from error
     for name in ("numbers", "frac_coords", "cell"):
@@ -149,7 +149,7 @@ def _flat(table: Any, name: str, kind: Any) -> tuple[NDArray[np.int64], NDArray[
     column = table.column(name).combine_chunks()
     lists = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
     lists = lists.cast(pa.list_(kind))
-    if lists.null_count:
+    if lists.null_count or lists.values.null_count:
         raise ValueError(f"a row has no {name}")
     return np.asarray(lists.offsets).astype(np.int64), np.asarray(lists.values)
 

@@ -1,0 +1,68 @@
+"""Hostile input in numbers: `python -m tests.trust.fuzz NAME SECONDS [SEED]` tries one target and prints what it saw.
+
+With atheris installed, libFuzzer goes on from what plain mutation tried, guided by coverage.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+MEMORY = 12 * 2**30
+"""Bytes of address space that a reader has; PyTorch alone reserves some."""
+
+
+def mutate(name: str, seconds: float, seed: int) -> dict[str, int]:
+    """Try mutated files for so long; raises what should not be."""
+    from tests.trust.targets import TARGETS, attempt, mutated
+
+    target, rng = TARGETS[name], random.Random(f"{name} {seed}")
+    tried = taken = 0
+    end = time.monotonic() + seconds
+    with tempfile.TemporaryDirectory() as folder:
+        while time.monotonic() < end:
+            data = mutated(rng.choice(target.seeds), rng)
+            try:
+                taken += attempt(target, data, Path(folder))
+            except BaseException:
+                Path("failing-input").write_bytes(data)
+                raise
+            tried += 1
+    return {"tried": tried, "taken": taken}
+
+
+def guided(name: str, seconds: float) -> None:
+    """The same with atheris; it ends the process, and writes its own counts to stderr."""
+    import atheris
+
+    with atheris.instrument_imports(include=["unimat_search"], enable_loader_override=False):
+        from tests.trust.targets import TARGETS, attempt
+    target = TARGETS[name]
+    corpus, folder = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
+    for index, data in enumerate(target.seeds):
+        (corpus / str(index)).write_bytes(data)
+
+    def one(data: bytes) -> None:
+        attempt(target, data, folder)
+
+    options = [f"-max_total_time={int(seconds)}", "-print_final_stats=1", "-max_len=20000", "-verbosity=0"]
+    atheris.Setup([sys.argv[0], str(corpus), f"-artifact_prefix={folder}/", "-rss_limit_mb=8192", *options], one)
+    atheris.Fuzz()
+
+
+def main() -> None:
+    name, seconds, how = sys.argv[1], float(sys.argv[2]), sys.argv[3]
+    if how == "guided":
+        guided(name, seconds)
+    else:
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        print(json.dumps(mutate(name, seconds, int(how))))
+
+
+if __name__ == "__main__":
+    main()
