@@ -66,7 +66,9 @@ def test_there_are_commands() -> None:
 
 
 @pytest.mark.parametrize("line", commands())
-def test_its_commands_parse(line: str) -> None:
+def test_its_commands_parse(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "compare.toml").touch()
     command: click.Command = main
     arguments = shlex.split(line)
     context = click.Context(main)

@@ -1,0 +1,114 @@
+"""The documentation's site builds, and what its pages show runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+from pymatgen.core import Lattice, Structure
+
+from tests.test_readme import blocks
+from unimat_search.cli import main
+
+DOCS = Path(__file__).parent.parent / "docs"
+SMALL = {"compare": "-n 2 --max-steps 3 --workers 2", "generate": "-n 5", "search": "-n 4 --shakes 1", "rank": "",
+         "train": "--steps 3", "sample": "-n 2", "export": "", "report": "", "show": "", "check": "", "doctor": "",
+         "generators": "", "relaxers": ""}  # fmt: skip
+"""What makes the commands of these pages quick."""
+
+METALS, NONMETALS = ["Na", "K", "Li", "Rb", "Cs", "Mg", "Ca", "Sr", "Ba", "Al"], ["F", "Cl", "Br", "I", "O", "S"]
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    hooks = ModuleType("hooks")
+    hooks.__file__ = str(DOCS / "hooks.py")
+    exec((DOCS / "hooks.py").read_text(), hooks.__dict__)  # our own
+    return hooks
+
+
+def page(hooks: ModuleType, name: str) -> str:
+    return str(hooks.on_page_markdown((DOCS / f"{name}.md").read_text()))
+
+
+def test_the_site_builds_and_fetches_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="extra [docs]")
+    command = [sys.executable, "-m", "mkdocs", "build", "-q", "-f", str(DOCS.parent / "mkdocs.yml")]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(
+        [*command, "-d", str(tmp_path / "site")], capture_output=True, text=True, check=False, env=environment
+    )
+    assert built.returncode == 0, built.stderr
+    pages = {file: file.read_text() for file in (tmp_path / "site").rglob("*.html")}
+    assert len(pages) > 20
+    for file, text in pages.items():
+        assert "<!-- README" not in text, file
+        assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', text), file
+    assert "convergence_rate" in pages[tmp_path / "site" / "compare" / "index.html"]
+    assert "Yields" in pages[tmp_path / "site" / "api" / "index.html"]
+
+
+def test_every_page_is_reachable() -> None:
+    named = set(re.findall(r": (\S+\.md)$", (DOCS.parent / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert named == {str(file.relative_to(DOCS).as_posix()) for file in DOCS.rglob("*.md")}
+
+
+def test_python_of_the_page_on_generators(hooks: ModuleType) -> None:
+    namespace: dict[str, Any] = {}
+    found = blocks("python", page(hooks, "generators"))
+    assert len(found) == 4
+    for code in found:
+        exec(code, namespace)  # the page's own code
+    assert namespace["Shaken"]
+
+
+def test_the_file_of_options_reads(hooks: ModuleType, tmp_path: Path) -> None:
+    (text,) = blocks("toml", page(hooks, "compare"))
+    (tmp_path / "compare.toml").write_text(text)
+    command = main.commands["compare"]
+    context = command.make_context("compare", ["--config", str(tmp_path / "compare.toml")])
+    assert (context.params["n"], context.params["max_atoms"]) == (50, 12)
+    assert context.params["generators"] == ("airss", "unimat")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["compare", "models", "airss"])
+def test_commands_run(name: str, hooks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other in one folder, smaller than they stand there."""
+    pytest.importorskip("plotly", reason="extra [report]")
+    monkeypatch.chdir(tmp_path)
+    _provide(page(hooks, name))
+    lines = [line for block in blocks("sh", page(hooks, name)) for line in block.splitlines()]
+    assert len(lines) >= 5
+    for line in lines:
+        program, *words = shlex.split(line)
+        assert program == "unimat-search"
+        command = words[1] if isinstance(main.commands[words[0]], click.Group) else words[0]
+        if "--seed-file" in words:
+            (tmp_path / "SiO2.cell").write_text("#SPECIES=Si%NUM=1,O%NUM=2\n#NFORM=2\n#MINSEP=1.3\n#TARGVOL=30\n")
+        result = CliRunner().invoke(main, [*words, *SMALL[command].split()])
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+def _provide(text: str) -> None:
+    """The files that a page takes for granted."""
+    (Path() / "compositions.csv").write_text("formula\nAlCu\nNaCl\n")
+    (Path() / "SiO2.cell").write_text("#SPECIES=Si%NUM=1,O%NUM=2\n#NFORM=2\n#MINSEP=1.3\n#TARGVOL=30\n")
+    for folder in ("known", "my_structures"):
+        Path(folder).mkdir()
+        for index in range(60):
+            edge = 4 + index / 100
+            elements = [METALS[index % 10], NONMETALS[index // 10]]
+            salt = Structure(Lattice.cubic(edge), elements, [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
+            salt.to(filename=f"{folder}/{index}.cif")
+    for table in blocks("toml", text):
+        Path("my_run.toml" if "[training]" in table else "compare.toml").write_text(table)
