@@ -116,7 +116,7 @@ def _read_config(context: click.Context, _: click.Parameter, file: Path | None) 
     del options["config"]
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{file} can't be read: {error}") from error
     values = {}
     for name, value in table.items():

@@ -12,6 +12,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.trust.targets import Target
 
 MEMORY = 12 * 2**30
 """Bytes of address space that a reader has; PyTorch alone reserves some."""
@@ -23,8 +27,9 @@ def mutate(name: str, seconds: float, seed: int) -> dict[str, int]:
 
     target, rng = TARGETS[name], random.Random(f"{name} {seed}")
     tried = taken = 0
-    end = time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder:
+        warm_up(target, Path(folder))
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             data = mutated(rng.choice(target.seeds), rng)
             try:
@@ -36,6 +41,14 @@ def mutate(name: str, seconds: float, seed: int) -> dict[str, int]:
     return {"tried": tried, "taken": taken}
 
 
+def warm_up(target: Target, folder: Path) -> None:
+    """What is compiled or loaded at the first use is no fault of an input."""
+    file = folder / f"first{target.suffix}"
+    file.write_bytes(target.seeds[0])
+    target.read(file)
+    file.unlink()
+
+
 def guided(name: str, seconds: float) -> None:
     """The same with atheris; it ends the process, and writes its own counts to stderr."""
     import atheris
@@ -44,6 +57,7 @@ def guided(name: str, seconds: float) -> None:
         from tests.trust.targets import TARGETS, attempt
     target = TARGETS[name]
     corpus, folder = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
+    warm_up(target, folder)
     for index, data in enumerate(target.seeds):
         (corpus / str(index)).write_bytes(data)
 
