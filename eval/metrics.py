@@ -108,6 +108,7 @@ class Tally:
         self.energies = array("d")
         self.steps = array("q")
         self.failures: Counter[str] = Counter()
+        self.reasons: dict[str, str] = {}
         self.generate_seconds = self.relax_seconds = 0.0
 
     def add(self, records: Iterable[Record]) -> None:
@@ -125,9 +126,11 @@ class Tally:
                     self.energies.append(record.formation_energy_per_atom)
             elif record.outcome:
                 self.failures[str(record.outcome)] += 1
+                if record.detail:
+                    self.reasons.setdefault(str(record.outcome), record.detail)
 
     def summary(self) -> dict[str, Any]:
-        """Counts, rates, energies and costs; `n_generated` is the denominator."""
+        """Counts, rates, energies and costs; `n_generated` is the denominator; of reasons the first of each failure."""
         return {
             "n_generated": self.n,
             "n_valid": self.n_valid,
@@ -138,6 +141,7 @@ class Tally:
             "median_formation_energy_per_atom": _median(self.energies),
             "median_n_steps": _median(self.steps),
             "failures": dict(sorted(self.failures.items())),
+            "reasons": dict(sorted(self.reasons.items())),
             "generate_seconds_per_structure": self.generate_seconds / self.n if self.n else None,
             "relax_seconds_per_structure": self.relax_seconds / self.n_relaxed if self.n_relaxed else None,
         }

@@ -178,11 +178,16 @@ class AsePotential:
             pbc=True,
             calculator=self.calculator,
         )
-        return Evaluations(
-            torch.tensor([atoms.get_potential_energy()], dtype=torch.float64),
-            torch.tensor(atoms.get_forces(), dtype=torch.float64),
-            torch.tensor(atoms.get_stress(voigt=False)[None], dtype=torch.float64),
-        )
+        try:
+            return Evaluations(
+                torch.tensor([atoms.get_potential_energy()], dtype=torch.float64),
+                torch.tensor(atoms.get_forces(), dtype=torch.float64),
+                torch.tensor(atoms.get_stress(voigt=False)[None], dtype=torch.float64),
+            )
+        except Exception:
+            if hasattr(self.calculator, "reset"):  # else it takes the same atoms for calculated the next time
+                self.calculator.reset()
+            raise
 
 
 def emt_relaxer() -> BatchedRelaxer:

@@ -19,6 +19,9 @@ Row = dict[str, Any]
 Section = tuple[str, list[Row]]
 """A title and rows of equal keys."""
 
+LEFT = ("composition", "generator", "name", "what", "from", "lacks")
+"""Columns of text."""
+
 MAX_BY_UNITS = 4
 """Up to so many compositions the printed report lists every number of formula units; the CSV always does."""
 
@@ -86,7 +89,7 @@ def plain_text(tables: Iterable[Section], notes: str, *, ascii_only: bool = Fals
     for title, rows in tables:
         table = Table(title=title, title_justify="left", box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD)
         for column in rows[0]:
-            table.add_column(column, justify="left" if column in ("composition", "generator") else "right")
+            table.add_column(column, justify="left" if column in LEFT else "right")
         for row in rows:
             table.add_row(*map(str, row.values()))
         console.print(table)
@@ -136,6 +139,7 @@ def footnotes(summary: Mapping[str, Any]) -> str:
         f"at most {relax['max_steps']} steps. Brackets: 95 % intervals (Wilson).",
         published_error(summary["potential"]),
         "E_f: formation energy, eV/atom; elements: " + (summary["elemental_references"] or "none") + ".",
+        "steps: median of what converged; s/gen, s/relax: seconds a structure, mean.",
         f"delta E_f: lowest energy against {summary['reference_generator']}'s, eV/atom; "
         "reduced: share of the pairs (compositions where both converged) where it is negative; "
         "tied: within 5 meV/atom.",
@@ -147,7 +151,10 @@ def footnotes(summary: Mapping[str, Any]) -> str:
         )
     if summary["matcher"]:
         tolerances = ", ".join(f"{name} {value}" for name, value in summary["matcher"].items())
-        lines.append(f"Found: matches a known structure by pymatgen's StructureMatcher ({tolerances}).")
+        lines.append(
+            f"Found: matches a known structure by pymatgen's StructureMatcher ({tolerances}); of the candidates of a "
+            "composition, first: the number of the first one; over all, the share of compositions where one does."
+        )
     lines += [
         f"{entry['formula']}: no elemental reference for {', '.join(entry['missing_references'])}, E_f is empty."
         for entry in summary["compositions"]
@@ -155,7 +162,7 @@ def footnotes(summary: Mapping[str, Any]) -> str:
     ]
     lines += [
         f"{entry['formula']}, {generator}, failed: "
-        + ", ".join(f"{count} {reason}" for reason, count in values["failures"].items())
+        + "; ".join(_failure(count, kind, values.get("reasons", {})) for kind, count in values["failures"].items())
         for entry in summary["compositions"]
         for generator, values in entry["generators"].items()
         if values["failures"] and len(summary["compositions"]) <= MAX_BY_UNITS
@@ -163,6 +170,11 @@ def footnotes(summary: Mapping[str, Any]) -> str:
     lines += _left_out(summary)
     lines += [footnotes(refined) for refined in summary.get("refined", ())]
     return "\n".join(lines)
+
+
+def _failure(count: int, kind: str, reasons: Mapping[str, str]) -> str:
+    """How often something failed, and why the first one did."""
+    return f"{count} {kind} ({reasons[kind]})" if kind in reasons else f"{count} {kind}"
 
 
 def _left_out(summary: Mapping[str, Any]) -> list[str]:
@@ -265,7 +277,7 @@ def _seconds(values: Mapping[str, Any]) -> Row:
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number for a table, or a dash."""
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # no -0.000
 
 
 def with_interval(value: float | None, interval: Sequence[float] | None, digits: int = 2) -> str:
@@ -284,6 +296,8 @@ def _flat(values: Mapping[str, Any]) -> Row:
             row[f"{key}_low"], row[f"{key}_high"] = value or (None, None)
         elif key == "failures":
             row[key] = " ".join(f"{reason}:{count}" for reason, count in value.items())
+        elif key == "reasons":
+            row[key] = "; ".join(f"{kind}: {reason}" for kind, reason in value.items())
         else:
             row[key] = value
     return row

@@ -127,7 +127,7 @@ def compare(
     **options: Any,  # noqa: ANN401
 ) -> None:
     """Generate, relax, score and compare candidates for one composition or many."""
-    with clear_errors("finished candidates are kept: go on with --resume"):
+    with clear_errors(lambda: f"finished candidates are kept: go on with unimat-search compare --resume --out {out}"):
         from unimat_search.compare import read_settings, run_comparison
         from unimat_search.formula import read_formulas
 
@@ -138,7 +138,8 @@ def compare(
         if seed_file:
             _add_seed_file(options, seed_file)
         if not (options["formulas"] or (resume and out)):
-            raise BadInput("no formula is given; use --formula NaCl, or --formulas FILE")
+            also = ", or --out FOLDER of the run" if resume else ""
+            raise BadInput(f"no formula is given; use --formula NaCl, or --formulas FILE{also}")
         out = out or Path("runs") / run_name(options["formulas"])
         settings = _settings(options, read_settings(out) if resume else None)
         limits = {"fmax": refine_fmax, "time_limit": refine_time_limit}

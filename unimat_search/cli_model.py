@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,9 +125,11 @@ def sample(
         seconds = time.perf_counter() - began
         failed = [one for one in made if isinstance(one, FailedAttempt)]
         structures = [one for one in made if not isinstance(one, FailedAttempt)]
+        if not structures:
+            raise BadInput(f"no structure was made: {failed[0].reason}")
         write(out, [AseAtomsAdaptor.get_atoms(structure, msonable=False) for structure in structures], format="extxyz")
-        for one in failed:
-            click.echo(f"not a crystal: {one.reason}", err=True)
+        for reason, count in Counter(one.reason for one in failed).items():
+            click.echo(f"{count} x not a crystal: {reason}", err=True)
         click.echo(f"{len(structures)} structures in {out}; {len(made) / seconds:.1f} samples a second")
 
 

@@ -46,13 +46,13 @@ _FACTORY = {"generators": "Class", "relaxers": "factory of an ASE calculator or 
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    r"""Print a script that completes commands, options and names in a shell.
+    """Print a script that completes commands, options and names in a shell.
 
     \b
     bash: unimat-search completion bash > ~/.local/share/bash-completion/completions/unimat-search
     zsh:  unimat-search completion zsh > FOLDER/_unimat-search, in a folder of your $fpath
     fish: unimat-search completion fish > ~/.config/fish/completions/unimat-search.fish
-    """
+    """  # noqa: D301 - click takes it for a mark
     context = click.get_current_context().find_root()
     kind = get_completion_class(shell)
     assert kind is not None

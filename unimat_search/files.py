@@ -60,7 +60,10 @@ def read_structures(
         for name, structure in read_file(file, element_sets):
             if isinstance(structure, FailedAttempt):
                 named = "" if name == file.name else f"{name} "
-                raise ValueError(f"{file} can't be read: {named}{structure.reason.removeprefix(UNREAD)}")
+                raise ValueError(
+                    f"{file} can't be read: {named}{structure.reason.removeprefix(UNREAD)}; take it out, or have "
+                    "`unimat-search data check` write what can be read to a parquet file"
+                )
             if element_sets is None or _elements(structure) in element_sets:
                 yield name, structure
 

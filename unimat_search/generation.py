@@ -45,9 +45,11 @@ def load_generators(specs: Sequence[str]) -> dict[str, StructureGenerator | str]
             raise
         except PluginError as error:
             loaded[spec.label] = str(error)
-            log.warning("generator %s", error)
-    if all(isinstance(generator, str) for generator in loaded.values()):
-        raise PluginError(f"no generator can be used: {'; '.join(map(str, loaded.values()))}")
+    broken = [generator for generator in loaded.values() if isinstance(generator, str)]
+    if len(broken) == len(loaded):
+        raise PluginError(f"no generator can be used: {'; '.join(broken)}")
+    for reason in broken:
+        log.warning("generator %s", reason)
     return loaded
 
 

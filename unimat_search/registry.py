@@ -107,7 +107,7 @@ def load(kind: Kind, spec: Spec) -> Any:  # noqa: ANN401 - a factory may build a
     _check_options(factory, spec)
     try:
         return factory(**spec.options)
-    except UserError as error:
+    except (UserError, ValueError) as error:
         raise PluginError(f"{spec.label}: {error}") from error
     except (Exception, SystemExit) as error:  # anybody's code may do anything
         raise PluginError(f"{spec.label}: {type(error).__name__}: {error}") from error
@@ -121,7 +121,7 @@ def find(kind: Kind, name: str) -> Callable[..., Any]:
         PluginError: If it can't be imported.
     """
     installed = names(kind)
-    if name not in installed and ":" not in name:
+    if name not in installed and (":" not in name or name.partition(":")[0] in installed):
         raise UnknownPluginError(
             f"{name!r} is none of the {kind} {', '.join(installed)}, and no package.module:Class"
             f"{did_you_mean(name, installed)}"

@@ -205,7 +205,7 @@ class BadInput(click.ClickException):
 
 
 @contextlib.contextmanager
-def clear_errors(after_interruption: str = "nothing was written") -> Iterator[None]:
+def clear_errors(after_interruption: str | Callable[[], str] = "nothing was written") -> Iterator[None]:
     """Turn what users get wrong into one line and exit code 2, an interruption into 130."""
     from unimat_search.records import UserError, first_line
 
@@ -218,7 +218,8 @@ def clear_errors(after_interruption: str = "nothing was written") -> Iterator[No
     except MemoryError as error:
         raise BadInput(f"there is not enough memory for this ({first_line(error)})") from error
     except KeyboardInterrupt:
-        click.echo(f"interrupted; {after_interruption}", err=True)
+        text = after_interruption if isinstance(after_interruption, str) else after_interruption()
+        click.echo(f"interrupted; {text}", err=True)
         sys.exit(130)
 
 

@@ -51,15 +51,22 @@ def read_tables(folder: Path) -> StoredTables:
     refined = [_read(file) for file in sorted((folder / REFINED).glob(f"*/{SUMMARY}"))]
     if refined:
         summary["refined"] = refined
-    return StoredTables(folder, summary, list(report.sections(summary)), report.footnotes(summary))
+    try:
+        return StoredTables(folder, summary, list(report.sections(summary)), report.footnotes(summary))
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise RunError(f"{folder / SUMMARY} is damaged; make it anew with --resume") from error
 
 
 def _experiment(folder: Path) -> StoredTables:
-    tables = _read(folder / rq3.TABLES)
+    file = folder / rq3.TABLES
+    tables = _read(file)
     if tables.get("version") != rq3.VERSION:
-        raise RunError(f"{folder / rq3.TABLES} is of another version; run `reproduce` on its folder again")
-    parts, notes = list(rq3_tables.sections(tables)), rq3_tables.footnotes(tables)
-    return StoredTables(folder / rq3.RUN, tables, parts, notes, len(tables["targets"]))
+        raise RunError(f"{file} is of another version; run `reproduce` on its folder again")
+    try:
+        parts, notes = list(rq3_tables.sections(tables)), rq3_tables.footnotes(tables)
+        return StoredTables(folder / rq3.RUN, tables, parts, notes, len(tables["targets"]))
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise RunError(f"{file} is damaged; run `reproduce` on its folder again") from error
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -68,6 +75,8 @@ def _read(file: Path) -> dict[str, Any]:
         summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if file.name == SUMMARY:
             summary["compositions"] = summary["compositions"][:MOST_LISTED]
-    except (ValueError, KeyError, TypeError) as error:
+        if not isinstance(summary, dict):
+            raise ValueError("no table")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{file} is damaged; make it anew with --resume") from error
     return summary

@@ -139,7 +139,9 @@ def test_ctrl_c_during_relaxation(tmp_path: Path, reference: Path) -> None:
     os.killpg(running.pid, signal.SIGINT)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert said.strip() == "interrupted; finished candidates are kept: go on with --resume"
+    assert said.strip() == (
+        f"interrupted; finished candidates are kept: go on with unimat-search compare --resume --out {out}"
+    )
     assert not all(row[0] for row in rows(out).values())
     resumed = compare("--out", out, "--resume", "--workers", "1")
     assert resumed.returncode == 0, resumed.stderr

@@ -133,7 +133,7 @@ def test_the_noise_depends_on_seed_batch_and_purpose() -> None:
         ({"training": {"precision": "fp8"}}, "training.precision must be"),
         ({"training": {"lr": -1.0}}, "training.lr must be positive"),
         ({"training": {"rate": 1.0}}, "unknown setting training.rate"),
-        ({"training": {"seed": -1}}, "training.seed must not be negative"),
+        ({"training": {"seed": -1}}, "training.seed must be from 0"),
         ({"training": {"clip": 0.0}}, "training.clip must be positive"),
         ({"training": {"ema": 1.5}}, "training.ema must be 0 to 1"),
         ({"training": {"betas": [0.9]}}, "training.betas must have 2 values"),
@@ -151,7 +151,7 @@ def test_the_noise_depends_on_seed_batch_and_purpose() -> None:
         ({"training": {"optimizer": "sgd"}}, "no optimizer 'sgd'"),
         ({"data": {"train": ["nowhere.parquet"]}}, "there is no data 'nowhere.parquet'"),
         ({"data": {"train": []}}, "data.train names no set"),
-        ({"data": {"train": ["DATA"], "validation": 1000}}, "no structure is left to train on"),
+        ({"data": {"train": ["DATA"], "share": 1e-9}}, "no structure is left to train on"),
     ],
 )
 def test_wrong_settings_are_named_and_nothing_is_written(table: dict[str, Any], says: str, tmp_path: Path) -> None:

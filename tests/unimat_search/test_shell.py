@@ -129,7 +129,7 @@ def test_generators_and_relaxers_are_listed(monkeypatch: pytest.MonkeyPatch, tmp
     assert "Random search from dense starts" in lines["airss"]
     assert "unimat-search 0." in lines["airss"]
     assert "files,path=..." in lines
-    assert "is downloaded when it is first used" in lines["substitution"]
+    assert "is downloaded at its first use" in lines["substitution"]
     result = call("relaxers")
     lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.split()}
     assert "CHGNet" in lines["chgnet"]

@@ -64,7 +64,9 @@ def fetch(name: str, *, address: str | None = None, folder: Path | None = None) 
     if known and file.exists() and pooch.file_hash(str(file)) != known:
         raise ValueError(f"{file} is not what was downloaded; delete it to download it again")
     if not file.exists() and not _downloads.get():
-        raise ValueError(f"{name} is downloaded when it is first used, or read from --data-dir")
+        raise ValueError(
+            f"{name} is downloaded when it is first used, or read from the folder that UNIMAT_SEARCH_DATA names"
+        )
     try:
         pooch.retrieve(
             address,
@@ -79,7 +81,8 @@ def fetch(name: str, *, address: str | None = None, folder: Path | None = None) 
         ) from error
     except OSError as error:
         raise ValueError(
-            f"{name} can't be downloaded from {address} ({type(error).__name__}); give a local copy with --data-dir"
+            f"{name} can't be downloaded from {address} ({type(error).__name__}); "
+            "give the folder of a local copy with --data-dir or UNIMAT_SEARCH_DATA"
         ) from error
     if not known:
         part = note.with_suffix(".part")

@@ -139,7 +139,11 @@ def read_parquet(path: Path) -> Reading:
             f"{path}: row {int(wrong.argmax())} must have three frac_coords a site, and nine numbers of cell"
         )
     whole = _Rows(_names(table, path), numbers, frac_coords.reshape(-1, 3), cells.reshape(-1, 3, 3), offsets)
-    return _assemble(whole, _properties(table), reduced=(table.schema.metadata or {}).get(b"niggli") == b"true")
+    try:
+        properties = _properties(table)
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: the columns of properties can't be read ({first_line(error)})") from error
+    return _assemble(whole, properties, reduced=(table.schema.metadata or {}).get(b"niggli") == b"true")
 
 
 def _flat(table: Any, name: str, kind: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:  # noqa: ANN401

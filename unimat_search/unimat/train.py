@@ -83,8 +83,8 @@ class TrainingConfig:
         for name in ("ema", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"training.{name} must be 0 to 1, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"training.seed must not be negative, got {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"training.seed must be from 0 to 2^63 - 1, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ def run(
                     row |= trainer.validate(validation) | (score(trainer.ema, validation) if score else {})
                 row["seconds_a_step"] = (time.monotonic() - began) / seen
                 append_row(out / LOG, row)
-                say("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
+                say("  ".join([_pace(trainer, began, seen), *(f"{name} {value:.4g}" for name, value in row.items())]))
                 if watch:
                     watch(row)
                 if time.monotonic() - saved > training.save_every:
@@ -287,6 +287,13 @@ def run(
     if trainer.rank == 0:
         trainer.save(out / CHECKPOINT)
     return trainer.step >= training.steps
+
+
+def _pace(trainer: Trainer, began: float, seen: int) -> str:
+    """How far it is, and how long it will take."""
+    steps = trainer.config.training.steps
+    left = (time.monotonic() - began) / seen * (steps - trainer.step) / 60
+    return f"of {steps}, {left:.1f} min left:"
 
 
 def export(trainer: Trainer, path: Path, header: dict[str, Any], *, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -328,7 +335,8 @@ def train_run(
         say, watch = _nothing, None
     with processes(device) as mine, ExitStack() as stack:
         train, validation = training_sets(config.data, data_dir, seed=config.training.seed)
-        say(f"{len(train)} structures to train on, {len(validation)} set aside; sha256 {train.sha256[:16]}")
+        aside = f"{len(validation)} set aside (whole compositions)"
+        say(f"{len(train)} structures to train on, {aside}; sha256 {train.sha256[:16]}")
         trainer = Trainer(config, train, device=mine)
         if trainer.rank == 0:
             stack.enter_context(owned(out))

@@ -22,7 +22,8 @@ class DataConfig:
         train: Names of public sets, files or folders; of structures with one id the first counts.
         hold_out: CSV file whose reduced formulas (column reduced_formula) must not be trained on; "" for none.
         hold_out_sets: Sets whose structures must not be trained on, by id.
-        validation: About so many structures, of compositions of their own, are set aside for the validation loss.
+        validation: About so many structures, a fifth of all at most, are set aside for the validation loss;
+            compositions stay together.
         max_sites: Larger cells are left out.
         share: Of the compositions that are left, drawn at random, so much is trained on.
         largest_volume: Structures of more than this many times the volume that their composition usually has are left
@@ -40,6 +41,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"data.share must be above 0 and at most 1, got {self.share}")
+        if not self.largest_volume > 0:
+            raise ValueError(f"data.largest_volume must be positive, got {self.largest_volume}")
 
 
 def training_sets(config: DataConfig, data_dir: Path | None, *, seed: int) -> tuple[StructureSet, StructureSet]:
@@ -60,12 +63,14 @@ def training_sets(config: DataConfig, data_dir: Path | None, *, seed: int) -> tu
     structures = concatenate([source.structures for source in sources])
     structures = structures.take([row for row, name in enumerate(structures.ids) if name not in held_ids])
     structures = compact(structures.where(lambda key: key not in held), config.largest_volume)
-    train, validation = split_by_composition(structures, config.validation, seed=seed)
+    aside = min(config.validation, len(structures) // 5)
+    train, validation = split_by_composition(structures, aside, seed=seed)
     if config.share < 1:
         train, _ = split_by_composition(train, round((1 - config.share) * len(train)), seed=seed + 1)
     if not len(train):
         raise ValueError(
-            f"no structure is left to train on: {len(structures)} are not held out, {len(validation)} set aside"
+            f"no structure is left to train on: {len(structures)} are not held out, and data.validation = "
+            f"{config.validation} sets {len(validation)} aside; whole compositions are, so give a smaller number, or 0"
         )
     return train, validation
 
