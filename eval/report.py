@@ -22,6 +22,12 @@ Section = tuple[str, list[Row]]
 LEFT = ("composition", "generator", "name", "what", "from", "lacks")
 """Columns of text."""
 
+NARROW, GAP = 12, 3
+"""Characters: that text is wrapped to at the narrowest, between two columns."""
+
+LEAST_NEEDED = ("s/gen", "s/relax", "E_f median", "rms_dist", "median", "steps", "tied", "valid", "first", "pairs")
+"""Columns that a narrow terminal goes without, the first ones first."""
+
 MAX_BY_UNITS = 4
 """Up to so many compositions the printed report lists every number of formula units; the CSV always does."""
 
@@ -73,28 +79,60 @@ def markdown(tables: Iterable[Section], notes: str) -> str:
     return "\n".join([*parts, notes])
 
 
-def to_table(summary: Mapping[str, Any], *, ascii_only: bool = False) -> str:
-    """The report for a terminal, as wide as its tables are.
+def to_table(summary: Mapping[str, Any], *, ascii_only: bool = False, width: int | None = None) -> str:
+    """The report for a terminal.
 
     Args:
         summary: What `unimat_search.compare.summarise` returns.
         ascii_only: For an output that takes no other characters.
+        width: See `plain_text`.
     """
-    return plain_text(sections(summary), footnotes(summary), ascii_only=ascii_only)
+    return plain_text(sections(summary), footnotes(summary), ascii_only=ascii_only, width=width)
 
 
-def plain_text(tables: Iterable[Section], notes: str, *, ascii_only: bool = False) -> str:
-    """Titled tables and notes for a terminal."""
-    console = Console(file=io.StringIO(), width=10_000, highlight=False, markup=False)
+def plain_text(tables: Iterable[Section], notes: str, *, ascii_only: bool = False, width: int | None = None) -> str:
+    """Titled tables and notes for a terminal.
+
+    Args:
+        tables: The tables.
+        notes: What stands below.
+        ascii_only: For an output that takes no other characters.
+        width: Characters of a line, if tables are to fit into it as far as the least needed columns can be left out;
+            None: as wide as they are.
+    """
+    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
+    dropped: dict[str, None] = {}
     for title, rows in tables:
+        needed = _fitting(rows, width)
+        dropped |= dict.fromkeys(column for column in rows[0] if column not in needed)
         table = Table(title=title, title_justify="left", box=box.ASCII2 if ascii_only else box.SIMPLE_HEAD)
-        for column in rows[0]:
-            table.add_column(column, justify="left" if column in LEFT else "right")
+        for column in needed:
+            name = column.replace(" ", "\n") if width else column
+            if column in LEFT:
+                table.add_column(name, min_width=needed[column] - GAP, overflow="fold")
+            else:
+                table.add_column(name, justify="right", no_wrap=True)
         for row in rows:
-            table.add_row(*map(str, row.values()))
+            table.add_row(*(str(row[column]) for column in needed))
+        console.width = max(width, 2 + sum(needed.values())) if width else 10_000
         console.print(table)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join([*(line.rstrip() for line in text.splitlines()), notes])
+    left_out = [f"Left out for want of width: {', '.join(dropped)}; --format csv has all."] if dropped else []
+    return "\n".join([*(line.rstrip() for line in text.splitlines()), *left_out, notes])
+
+
+def _fitting(rows: Sequence[Row], width: int | None) -> dict[str, int]:
+    """The columns that fit with the characters that each needs at least, the least needed ones left out."""
+    needed = {}
+    for column in rows[0]:
+        title = max(map(len, column.split(" "))) if width else len(column)
+        longest = max(title, *(len(str(row[column])) for row in rows))
+        needed[column] = GAP + (min(max(NARROW, title), longest) if column in LEFT else longest)
+    for column in LEAST_NEEDED:
+        if width is None or 2 + sum(needed.values()) <= width:
+            break
+        needed.pop(column, None)
+    return needed
 
 
 def sections(summary: Mapping[str, Any]) -> Iterator[Section]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import get_completion_class
 
-from unimat_search.shell import DATA_DIR, clear_errors
+from unimat_search.shell import DATA_DIR, clear_errors, terminal_width
 
 if TYPE_CHECKING:
     from unimat_search.registry import Kind
@@ -37,7 +37,8 @@ def _list(kind: Kind) -> None:
             {"name": entry.name, "what": entry.what or "-", "from": entry.origin, "lacks": entry.lacks or "-"}
             for entry in catalogue(kind)
         ]
-        click.echo(plain_text([(kind.capitalize(), rows)], f"Or package.module:{_FACTORY[kind]}, installed or not."))
+        notes = f"Or package.module:{_FACTORY[kind]}, installed or not."
+        click.echo(plain_text([(kind.capitalize(), rows)], notes, width=terminal_width()))
 
 
 _FACTORY = {"generators": "Class", "relaxers": "factory of an ASE calculator or a torch-sim model"}

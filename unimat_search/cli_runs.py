@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from unimat_search.shell import FILE, FOLDER, BadInput, clear_errors
+from unimat_search.shell import FILE, FOLDER, BadInput, clear_errors, terminal_width
 
 FORMATS = ("table", "json", "csv", "markdown")
 TARGETS = ("extxyz", "cif", "parquet", "ase-db", "res", "vasp", "espresso")
@@ -34,7 +34,7 @@ def render(summary: dict[str, Any], fmt: str) -> str:
             return report.to_markdown(summary)
         case _:
             encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-            return report.to_table(summary, ascii_only=not encoding.lower().startswith("utf"))
+            return report.to_table(summary, ascii_only=not encoding.lower().startswith("utf"), width=terminal_width())
 
 
 @click.command()

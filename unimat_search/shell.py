@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -221,6 +222,11 @@ def clear_errors(after_interruption: str | Callable[[], str] = "nothing was writ
         text = after_interruption if isinstance(after_interruption, str) else after_interruption()
         click.echo(f"interrupted; {text}", err=True)
         sys.exit(130)
+
+
+def terminal_width() -> int | None:
+    """Characters of a line of stdout; None where that is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 @contextlib.contextmanager

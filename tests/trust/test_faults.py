@@ -128,7 +128,7 @@ def test_the_second_process_on_a_folder_is_refused(tmp_path: Path, reference: Pa
 def test_ctrl_c_during_relaxation(tmp_path: Path, reference: Path) -> None:
     out = tmp_path / "run"
     running = subprocess.Popen(
-        command(*SMALL, "--relaxer", "tests.plugins:slow,seconds=0.3", "--chunk", "2", "--out", out),
+        command(*SMALL, "--relaxer", "tests.plugins:slow,seconds=1.5", "--chunk", "2", "--out", out),
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

@@ -236,7 +236,7 @@ def test_a_public_set_is_downloaded_once_and_held_to_its_checksum(server: tuple[
 
 def test_a_set_that_cannot_be_downloaded_is_one_line(server: tuple[str, Path], tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"^mp_20/val can't be downloaded from http\S+ \(HTTPError\); give a local copy"
+        ValueError, match=r"^mp_20/val can't be downloaded from http\S+ \(HTTPError\); give the folder of a local copy"
     ):
         fetch("mp_20/val", address=f"{server[0]}/nothing.csv", folder=tmp_path)
 

@@ -184,3 +184,16 @@ def test_nothing_is_coloured_where_it_should_not_be(run: Path) -> None:
     command = [shutil.which("unimat-search") or "unimat-search", "show", str(run)]
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "\x1b" not in shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140, None])
+def test_tables_fit_into_the_terminal(width: int | None, run: Path) -> None:
+    from unimat_search.eval.report import plain_text
+    from unimat_search.stored import read_tables
+
+    stored = read_tables(run)
+    text = plain_text(stored.tables, "", width=width)
+    assert ("Left out" in text) == (width is not None and width < 140)
+    table = text.partition("Left out")[0].splitlines()
+    assert max(map(len, table)) <= max(width or 1000, 110)  # numbers are never cut
+    assert "1.00 [0." in text or "0.00 [0." in text

@@ -65,7 +65,7 @@ def fetch(name: str, *, address: str | None = None, folder: Path | None = None) 
         raise ValueError(f"{file} is not what was downloaded; delete it to download it again")
     if not file.exists() and not _downloads.get():
         raise ValueError(
-            f"{name} is downloaded when it is first used, or read from the folder that UNIMAT_SEARCH_DATA names"
+            f"{name} is downloaded at its first use, or read from the folder that UNIMAT_SEARCH_DATA names"
         )
     try:
         pooch.retrieve(
