@@ -49,8 +49,8 @@ def main(kills: int, seconds: float, seed: int, out: Path) -> None:
             f"Input: files that each reader takes, mutated at random (bytes changed, tokens such as `nan`, `-1` or "
             f"`../../x` put in, parts cut, doubled, cut off), {total:,} in all, and {guided:,} more by libFuzzer, "
             "guided by coverage. Each was taken (single structures of it refused with a "
-            f"reason, maybe), or refused in one line; within {SECONDS:g} s; and nothing was written: anything else would "
-            "have ended the command. Archives are read in memory alone: names in them lead nowhere.",
+            f"reason, maybe), or refused in one line; within {SECONDS:g} s; and nothing was written: anything else "
+            "would have ended the command. Archives are read in memory alone: names in them lead nowhere.",
             "",
             f"Measured on {platform.system()}, Python {platform.python_version()}, seed {seed}: "
             f"`python -m benchmarks.reliability --kills {kills} --seconds {seconds:g} --seed {seed} --out FILE`.",
