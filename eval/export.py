@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pymatgen.core import Structure
 
-from unimat_search.records import Record, RelaxSettings
+from unimat_search.records import Record, RelaxSettings, plain
 from unimat_search.res import ResEntry, space_group_symbol, to_res, under_pressure
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def write_best(record: Record, folder: Path) -> None:
 
 def file_name(text: str) -> str:
     """A text as a file name: odd characters replaced, cut to a length that every system takes."""
-    name = re.sub(r"[^\w.+=-]", "_", text, flags=re.ASCII)
+    name = plain(text)
     return name if len(name) <= 120 else f"{name[:110]}-{zlib.crc32(text.encode()):08x}"
 
 

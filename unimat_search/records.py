@@ -6,6 +6,7 @@ Units everywhere: energies in eV, lengths in angstrom, forces in eV/angstrom, ti
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -33,6 +34,11 @@ def one_line(error: BaseException) -> str:
     """An exception as one line of text: its type and the first line of its message."""
     name, message = type(error).__name__, first_line(error)
     return name if message == name else f"{name}: {message}"[:300]
+
+
+def plain(text: str) -> str:
+    """A text with what file names can't hold replaced: letters, digits and `_.+=-` of ASCII stay."""
+    return re.sub(r"[^\w.+=-]", "_", text, flags=re.ASCII)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

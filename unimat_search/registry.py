@@ -8,7 +8,6 @@ factory's: it is the name in tables.
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable
@@ -18,7 +17,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Literal
 
-from unimat_search.records import UserError, did_you_mean
+from unimat_search.records import UserError, did_you_mean, plain
 
 Kind = Literal["generators", "relaxers"]
 
@@ -87,7 +86,7 @@ def parse_all(texts: Iterable[str]) -> tuple[Spec, ...]:
 
 def _as_file(label: str) -> str:
     """What is left of a label in file names, on systems that do not mind the case."""
-    return re.sub(r"[^\w.+=-]", "_", label, flags=re.ASCII).lower()
+    return plain(label).lower()
 
 
 def names(kind: Kind) -> dict[str, EntryPoint]:

@@ -35,7 +35,9 @@ def mutate(name: str, seconds: float, seed: int) -> dict[str, int]:
             try:
                 taken += attempt(target, data, Path(folder))
             except BaseException:
-                Path("failing-input").write_bytes(data)
+                failing = Path(tempfile.mkdtemp()) / f"failing{target.suffix}"
+                failing.write_bytes(data)
+                print(f"the input is {failing}", file=sys.stderr)
                 raise
             tried += 1
     return {"tried": tried, "taken": taken}
