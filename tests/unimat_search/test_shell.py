@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -181,7 +182,7 @@ def test_logs_with_v(run: Path) -> None:
 def test_nothing_is_coloured_where_it_should_not_be(run: Path) -> None:
     """A terminal that can show colours (FORCE_COLOR makes rich think so), and NO_COLOR."""
     environment = os.environ | {"NO_COLOR": "1", "FORCE_COLOR": "1", "TERM": "xterm-256color"}
-    command = [shutil.which("unimat-search") or "unimat-search", "show", str(run)]
+    command = [sys.executable, "-m", "unimat_search", "show", str(run)]
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "\x1b" not in shown.stdout + shown.stderr
 
