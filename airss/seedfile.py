@@ -7,7 +7,6 @@ names the line.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from pymatgen.core import Composition, Element, Lattice, Structure
 from unimat_search.airss.settings import (
     ORDERS,
     BuildSettings,
+    parse_number,
     parse_numbers,
     parse_range,
     parse_whole_range,
@@ -312,21 +312,11 @@ def _set(where: str, key: str, read: Callable[[str], Any]) -> Callable[[str, dic
     return directive
 
 
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no number") from None
-    if not math.isfinite(value):
-        raise ValueError(f"{text!r} is not finite")
-    return value
-
-
 def _between(low: float, high: float) -> Callable[[str], float]:
     """A number in a range."""
 
     def read(text: str) -> float:
-        value = _number(text)
+        value = parse_number(text)
         if not low <= value <= high:
             raise ValueError(f"{text!r} must be {low} to {high}")
         return value
@@ -335,7 +325,7 @@ def _between(low: float, high: float) -> Callable[[str], float]:
 
 
 def _positive(text: str) -> float:
-    value = _number(text)
+    value = parse_number(text)
     if not value > 0:
         raise ValueError(f"{text!r} must be positive")
     return value
@@ -390,7 +380,7 @@ def _groups(text: str) -> tuple[int, ...]:
 
 
 def _constraints(text: str) -> tuple[float, ...]:
-    numbers = tuple(_number(word) for word in text.split())
+    numbers = tuple(parse_number(word) for word in text.split())
     if len(numbers) != 6:
         raise ValueError("six numbers are wanted: a b c alpha beta gamma")
     return numbers
@@ -451,13 +441,13 @@ def _autoslack(text: str, _: dict[str, Any], build: dict[str, Any]) -> None:
 
 
 def _strain(text: str, values: dict[str, Any], _: dict[str, Any]) -> None:
-    if _number(text) >= 0:
-        values["cell"], values["strain"] = "strained", _number(text)
+    if parse_number(text) >= 0:
+        values["cell"], values["strain"] = "strained", parse_number(text)
 
 
 def _default_amplitude(key: str) -> Callable[[str, dict[str, Any], dict[str, Any]], None]:
     def directive(text: str, values: dict[str, Any], _: dict[str, Any]) -> None:
-        values.setdefault("amplitudes", {})[key] = _number(text)
+        values.setdefault("amplitudes", {})[key] = parse_number(text)
 
     return directive
 
@@ -530,7 +520,7 @@ def _lattice(blocks: dict[str, list[tuple[int, str]]], values: dict[str, Any]) -
             elif line.lower() in ("ang", "bohr"):
                 scale = BOHR if line.lower() == "bohr" else 1.0
             else:
-                rows.append([_number(word) for word in line.split()[:3]])
+                rows.append([parse_number(word) for word in line.split()[:3]])
     if len(rows) != (3 if name == "LATTICE_CART" else 2) or any(len(row) != 3 for row in rows):
         raise SeedError(f"the block {name} must have {3 if name == 'LATTICE_CART' else 2} lines of three numbers")
     if name == "LATTICE_ABC":
@@ -592,7 +582,7 @@ def _position_line(
     _, _, tags = after.partition("%")
     with Named(number, text):
         name, *words = before.split()
-        coords = np.array([_number(word) for word in words[:3]])
+        coords = np.array([parse_number(word) for word in words[:3]])
         if len(coords) != 3:
             raise ValueError("three coordinates are wanted")
         if block == "POSITIONS_ABS":
@@ -623,7 +613,7 @@ def _tagged(line: SpeciesLine, text: str, defaults: dict[str, float]) -> Species
         tags[key.upper()] = value
 
     def amplitude(key: str, default: float) -> float:
-        return _number(tags[key]) if key in tags else defaults.get(key, default)
+        return parse_number(tags[key]) if key in tags else defaults.get(key, default)
 
     low, high = parse_whole_range(tags.get("NUM", "1"))
     return replace(

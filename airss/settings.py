@@ -197,18 +197,34 @@ def parse_numbers(text: str) -> list[int]:
     return numbers
 
 
+LARGEST = 1e6
+"""Of any number; lengths, volumes and times beyond it overflow somewhere and mean nothing."""
+
+
+def parse_number(text: str) -> float:
+    """A number.
+
+    Raises:
+        ValueError: If the text is something else, or the number beyond what a crystal may need.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number") from None
+    if not abs(value) <= LARGEST:
+        raise ValueError(f"{text!r} must be a number of {LARGEST:.0f} at most")
+    return value
+
+
 def parse_range(text: object) -> tuple[float, float]:
     """A number, or a range `a-b` of positive numbers.
 
     Raises:
-        ValueError: If the text is something else.
+        ValueError: If the text is something else, or a number beyond what a crystal may need.
     """
     first, dash, last = str(text).strip().partition("-")
-    try:
-        low, high = float(first), float(last if dash else first)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no number and no range such as 2-4") from error
-    if not low <= high or not math.isfinite(high):
+    low, high = parse_number(first), parse_number(last if dash else first)
+    if not low <= high:
         raise ValueError(f"the range {text!r} is empty")
     return low, high
 

@@ -91,37 +91,28 @@ def build_hull(
     if not out.absolute().parent.is_dir():
         raise ValueError(f"the folder of {out} does not exist; create it first")
     with owned(out.parent, name=out.name):
-        return _build_hull(data_dir, out, relaxer, limit, workers, on_progress)
-
-
-def _build_hull(
-    data_dir: Path,
-    out: Path,
-    relaxer: Spec,
-    limit: int | None,
-    workers: Workers,
-    on_progress: Callable[[int, int], None],
-) -> list[RelaxedPhase]:
-    rows = _rows(data_dir)
-    wanted = list(islice(_by_stability(data_dir, rows), limit))
-    potential = load_relaxer(relaxer).name
-    done = _done(out, potential)
-    missing = [name for name in wanted if name not in done]
-    on_progress(len(wanted) - len(missing), len(wanted))
-    unwritten = 0
-    chunks = ((names, [structure_from_row(rows[name]) for name in names]) for names in chunked(missing, DEFAULT_CHUNK))
-    try:
-        for names, results in relax_chunks(relaxer, chunks, RelaxSettings(), workers=workers):
-            for name, result in zip(names, results, strict=True):
-                done[name] = _relaxed(name, rows[name], result, potential)
-            unwritten += len(names)
-            if unwritten >= KEEP_EVERY:
-                write_relaxed(out, done.values())
-                unwritten = 0
-            on_progress(sum(name in done for name in wanted), len(wanted))
-    finally:
-        write_relaxed(out, done.values())
-    return list(done.values())
+        rows = _rows(data_dir)
+        wanted = list(islice(_by_stability(data_dir, rows), limit))
+        potential = load_relaxer(relaxer).name
+        done = _done(out, potential)
+        missing = [name for name in wanted if name not in done]
+        on_progress(len(wanted) - len(missing), len(wanted))
+        unwritten = 0
+        chunks = (
+            (names, [structure_from_row(rows[name]) for name in names]) for names in chunked(missing, DEFAULT_CHUNK)
+        )
+        try:
+            for names, results in relax_chunks(relaxer, chunks, RelaxSettings(), workers=workers):
+                for name, result in zip(names, results, strict=True):
+                    done[name] = _relaxed(name, rows[name], result, potential)
+                unwritten += len(names)
+                if unwritten >= KEEP_EVERY:
+                    write_relaxed(out, done.values())
+                    unwritten = 0
+                on_progress(sum(name in done for name in wanted), len(wanted))
+        finally:
+            write_relaxed(out, done.values())
+        return list(done.values())
 
 
 def _done(out: Path, potential: str) -> dict[str, RelaxedPhase]:

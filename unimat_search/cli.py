@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from unimat_search.cli_model import data, sample, train
 from unimat_search.cli_plugins import completion, generators, relaxers
 from unimat_search.cli_reproduce import reproduce
 from unimat_search.cli_runs import FORMAT, export, render, report, show
+from unimat_search.records import plain
 from unimat_search.shell import (
     CONFIG,
     DATA_DIR,
@@ -257,8 +257,7 @@ def _refined(out: Path, settings: RefineSettings, workers: Workers) -> dict[str,
 
 def run_name(formulas: tuple[str, ...]) -> str:
     """The name of a run's folder: its formulas, or the first and how many more."""
-    name = "-".join(formulas) if len(formulas) <= 5 else f"{formulas[0]}-and-{len(formulas) - 1}-more"
-    name = re.sub(r"[^\w.+-]", "_", name)
+    name = plain("-".join(formulas) if len(formulas) <= 5 else f"{formulas[0]}-and-{len(formulas) - 1}-more")
     return f"{name}_" if name.upper() in ("AUX", "CON", "NUL", "PRN") else name  # CoN: not for Windows
 
 

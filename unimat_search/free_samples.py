@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations, islice
@@ -26,7 +25,7 @@ from unimat_search.files import write_whole
 from unimat_search.generation import check, collect, load_generators
 from unimat_search.locks import is_empty, owned
 from unimat_search.protocol import StructureGenerator
-from unimat_search.records import FailedAttempt, UserError
+from unimat_search.records import FailedAttempt, UserError, plain
 from unimat_search.registry import Spec, parse_all
 from unimat_search.unimat.elements import SYMBOLS
 
@@ -146,11 +145,7 @@ def reproduce(
         "seed": seed,
     }
     texts = {spec.label: spec.text for spec in parse_all(generators)}
-    loaded: dict[str, StructureGenerator] = {}
-    for name, generator in load_generators(generators).items():
-        if isinstance(generator, str):
-            raise UserError(generator)
-        loaded[name] = generator
+    loaded = _loaded(generators)
     kind = ""
     if relaxer:
         potential = load_relaxer(relaxer).name
@@ -158,39 +153,30 @@ def reproduce(
         kind = f"-{_stem(f'{relaxer.text}-{hull}', hull_digest(hull, potential))}"
     _same_run(out, settings)
     with owned(out):
-        tables = _tables(out, benchmark, loaded, texts, kind, n, seed, relaxer, hull, workers, on_progress)
+        tables: dict[str, Any] = {}
+        for name, generator in loaded.items():
+            on_progress(len(tables), len(loaded))
+            stem = _stem(texts[name], _content(texts[name]))
+            samples = out / f"{stem}.parquet"
+            if not samples.is_file():
+                write_samples(sample_freely(generator, n, benchmark, seed=seed), samples)
+            table = out / f"{stem}{kind}-{TABLE_VERSION}.json"
+            if not table.is_file():
+                found = evaluate(read_samples(samples), benchmark, relaxer=relaxer, hull=hull, workers=workers)
+                found["makes_compositions"] = makes_compositions(generator)
+                write_whole(table, json.dumps(found, indent=1) + "\n")
+            tables[name] = json.loads(table.read_text(encoding="utf-8"))
+        on_progress(len(tables), len(loaded))
     return {"settings": settings | {"relaxer": relaxer.label if relaxer else None}, "generators": tables}
 
 
-def _tables(
-    out: Path,
-    benchmark: Benchmark,
-    loaded: Mapping[str, StructureGenerator],
-    texts: Mapping[str, str],
-    kind: str,
-    n: int,
-    seed: int,
-    relaxer: Spec | None,
-    hull: str,
-    workers: int | None,
-    on_progress: Callable[[int, int], None],
-) -> dict[str, Any]:
-    """A table of each generator, sampled and scored where the folder lacks it."""
-    tables: dict[str, Any] = {}
-    for name, generator in loaded.items():
-        on_progress(len(tables), len(loaded))
-        stem = _stem(texts[name], _content(texts[name]))
-        samples = out / f"{stem}.parquet"
-        if not samples.is_file():
-            write_samples(sample_freely(generator, n, benchmark, seed=seed), samples)
-        table = out / f"{stem}{kind}-{TABLE_VERSION}.json"
-        if not table.is_file():
-            found = evaluate(read_samples(samples), benchmark, relaxer=relaxer, hull=hull, workers=workers)
-            found["makes_compositions"] = makes_compositions(generator)
-            write_whole(table, json.dumps(found, indent=1) + "\n")
-        tables[name] = json.loads(table.read_text(encoding="utf-8"))
-    on_progress(len(tables), len(loaded))
-    return tables
+def _loaded(generators: Sequence[str]) -> dict[str, StructureGenerator]:
+    loaded: dict[str, StructureGenerator] = {}
+    for name, generator in load_generators(generators).items():
+        if isinstance(generator, str):
+            raise UserError(generator)
+        loaded[name] = generator
+    return loaded
 
 
 def _same_run(out: Path, settings: Mapping[str, Any]) -> None:
@@ -214,7 +200,7 @@ def _same_run(out: Path, settings: Mapping[str, Any]) -> None:
 def _stem(text: str, content: str) -> str:
     """A name for a file, legible, and another one for another text or content."""
     digest = hashlib.sha256(f"{text}\0{content}".encode()).hexdigest()[:8]
-    return f"{re.sub(r'[^0-9A-Za-z.+=-]', '_', text)[:60]}-{digest}"
+    return f"{plain(text)[:60]}-{digest}"
 
 
 def _content(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -46,8 +46,9 @@ def owned(folder: Path, *, name: str = "") -> Iterator[None]:
     try:
         owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
-        owner.unlink(missing_ok=True)
     finally:
+        with suppress(OSError):
+            owner.unlink()
         lock.release()
 
 

@@ -22,7 +22,6 @@ from unimat_search.eval.unique import unite
 from unimat_search.files import write_whole
 from unimat_search.locks import owned
 from unimat_search.plan import CompareSettings, Search, plan
-from unimat_search.protocol import Relaxer
 from unimat_search.records import Outcome, Record, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
 from unimat_search.res import space_group_symbol
@@ -107,37 +106,25 @@ def refine_run(
     if not (out / RESULTS).is_file():
         raise RunError(f"{out} holds no results to refine")
     folder = out / REFINED / file_stem(relaxer.name)
+    workers = workers or usable_cores()
     with owned(out):
-        return _refine_run(out, folder, settings, run, spec, relaxer, workers or usable_cores(), on_progress)
-
-
-def _refine_run(
-    out: Path,
-    folder: Path,
-    settings: RefineSettings,
-    run: CompareSettings,
-    spec: Spec,
-    relaxer: Relaxer,
-    workers: Workers,
-    on_progress: Callable[[int, int], None],
-) -> dict[str, Any]:
-    _prepare(folder, settings)
-    searches = plan(run)
-    known = read_known_of(run, searches)
-    references = references_for(
-        spec, relaxer, {symbol for search in searches for symbol in search.formula.amounts}, workers=workers
-    )
-    with Store(out / RESULTS, read_only=True) as first, Store(folder / RESULTS) as store:
-        chosen = choose(first, run, settings.top)
-        rescore(store, references, known, run.matcher)
-        _refine(chosen, first, store, spec, settings, run, references, known, workers, on_progress)
-        as_run = replace(run, relaxer=settings.relaxer, relax=settings.relax)
-        hull = load_hull("", {frozenset(search.formula.amounts) for search in searches}, references)
-        listed = islice(chosen.items(), MOST_LISTED)
-        described = [_described(store.record(key), energy) for key, energy in listed]
-        more = {"top": settings.top, "structures": described}
-        columns = _chosen_columns(run, store, chosen)
-        return summarise(as_run, columns, references, known, hull, store, folder, more)
+        _prepare(folder, settings)
+        searches = plan(run)
+        known = read_known_of(run, searches)
+        references = references_for(
+            spec, relaxer, {symbol for search in searches for symbol in search.formula.amounts}, workers=workers
+        )
+        with Store(out / RESULTS, read_only=True) as first, Store(folder / RESULTS) as store:
+            chosen = choose(first, run, settings.top)
+            rescore(store, references, known, run.matcher)
+            _refine(chosen, first, store, spec, settings, run, references, known, workers, on_progress)
+            as_run = replace(run, relaxer=settings.relaxer, relax=settings.relax)
+            hull = load_hull("", {frozenset(search.formula.amounts) for search in searches}, references)
+            listed = islice(chosen.items(), MOST_LISTED)
+            described = [_described(store.record(key), energy) for key, energy in listed]
+            more = {"top": settings.top, "structures": described}
+            columns = _chosen_columns(run, store, chosen)
+            return summarise(as_run, columns, references, known, hull, store, folder, more)
 
 
 def _chosen_columns(run: CompareSettings, store: Store, chosen: Container[str]) -> Callable[[Search], Columns]:

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,9 @@ Decorator = Callable[[Command], Command]
 BACKENDS = ("processes", "dask")
 
 DATA_VARIABLE = "UNIMAT_SEARCH_DATA"
+
+SILENCE = 60.0, 3600.0
+"""Seconds before the first line of progress where there is no terminal, and between lines at most."""
 
 
 @contextlib.contextmanager
@@ -231,9 +235,9 @@ def terminal_width() -> int | None:
 
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, quiet where that is no terminal."""
+    """A progress bar on stderr; where that is no terminal, a line now and then."""
     if not sys.stderr.isatty():
-        yield lambda *_: None
+        yield _now_and_then(what)
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -241,6 +245,21 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _now_and_then(what: str) -> Callable[[int, int], None]:
+    """Lines of progress, each after twice the time of the one before."""
+    silence, longest = SILENCE
+    due = time.monotonic() + silence
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal silence, due
+        if time.monotonic() >= due:
+            silence = min(2 * silence, longest)
+            due = time.monotonic() + silence
+            click.echo(f"{what}: {done} of {total}", err=True)
+
+    return on_progress
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from tests.trust.storm import calm, rows, storm, summary
+from tests.trust.storm import calm, listen_to_interruptions, rows, storm, summary
 from unimat_search import CompareSettings, run_comparison
 from unimat_search.eval import parallel
 from unimat_search.eval.patience import Patience, SilentTooLongError
@@ -126,6 +126,7 @@ def test_the_second_process_on_a_folder_is_refused(tmp_path: Path, reference: Pa
 
 
 def test_ctrl_c_during_relaxation(tmp_path: Path, reference: Path) -> None:
+    listen_to_interruptions()
     out = tmp_path / "run"
     running = subprocess.Popen(
         command(*SMALL, "--relaxer", "tests.plugins:slow,seconds=1.5", "--chunk", "2", "--out", out),

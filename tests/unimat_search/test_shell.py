@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from unimat_search.cli import main
 from unimat_search.cli_plugins import SHELLS
+from unimat_search.shell import progress
 
 TINY = ["--formula", "Al", "--generator", "uniform", "-n", "2", "--relaxer", "emt", "--max-steps", "3",
         "--formula-units", "1", "--workers", "1"]  # fmt: skip
@@ -177,6 +178,20 @@ def test_logs_with_v(run: Path) -> None:
         assert loud.stdout == quiet.stdout
     finally:
         logger.setLevel(before)
+
+
+def test_a_log_file_gets_a_line_of_progress_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After one minute, two more, four more; at most an hour apart."""
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with progress("candidates") as on_progress:
+        for second in range(0, 20_000, 10):
+            now = 1000.0 + second
+            on_progress(second, 20_000)
+    said = [int(line.split()[1]) for line in capsys.readouterr().err.splitlines()]
+    assert said == [60, 180, 420, 900, 1860, 3780, 7380, 10980, 14580, 18180]
 
 
 def test_nothing_is_coloured_where_it_should_not_be(run: Path) -> None:
