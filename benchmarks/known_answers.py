@@ -64,7 +64,7 @@ def samples(known: list[Structure], order: np.ndarray, spoil: Spoil, share: floa
     rng = np.random.default_rng(0)
     spoilt = round(share * len(known))
     made = [spoil(known[row], rng) if place < spoilt else known[row] for place, row in enumerate(order)]
-    return Samples({str(place): one for place, one in enumerate(made)}, {})
+    return Samples({str(place): one for place, one in enumerate(made)})
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.parquet
 from pymatgen.core import Structure
 
-from unimat_search.eval.metrics import wilson_interval
+from unimat_search.eval.intervals import wilson_interval
 from unimat_search.files import write_extxyz
 
 FOLDER = click.Path(file_okay=False, path_type=Path)

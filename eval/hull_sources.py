@@ -28,7 +28,7 @@ from unimat_search.records import UserError, first_line
 
 Row = Mapping[str, Any]
 
-NONE, MATERIALS_PROJECT = "none", "mp"
+NO_HULL, MATERIALS_PROJECT = "none", "mp"
 """Names that are no files."""
 
 KEYS = ("MP_API_KEY", "PMG_MAPI_KEY")
@@ -72,7 +72,7 @@ def load_hull(source: str, systems: Collection[frozenset[str]], references: Refe
     Raises:
         HullError: If the file can't be read, or the Materials Project not be asked.
     """
-    if source == NONE:
+    if source == NO_HULL:
         return None
     if source == MATERIALS_PROJECT:
         return materials_project(systems)
@@ -101,7 +101,7 @@ def hull_file(source: str, potential: str) -> Traversable:
 def hull_digest(source: str, potential: str) -> str:
     """Eight digits that change with the phases of a hull; empty where they are not in a file, or in none yet."""
     file = hull_file(source, potential)
-    if source in (NONE, MATERIALS_PROJECT) or not file.is_file():
+    if source in (NO_HULL, MATERIALS_PROJECT) or not file.is_file():
         return ""
     return hashlib.sha256(file.read_bytes()).hexdigest()[:8]
 

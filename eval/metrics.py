@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,27 +11,14 @@ from typing import Any
 import numpy as np
 
 from unimat_search.eval.hull import BOUNDS, HullPoint
+from unimat_search.eval.intervals import interval_of_mean, wilson_interval
 from unimat_search.records import Record
-
-Z95 = 1.959963984540054
-"""Two-sided 95 % quantile of the normal distribution."""
 
 HULL_COUNTS = ("n_below_hull", "n_stable", "n_metastable_25_mev", "n_metastable_100_mev")
 """Counts of what lies below each of `BOUNDS`."""
 
 TIE = 0.005
 """eV/atom: lowest energies nearer than this are the same structure found twice, within what fmax leaves."""
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float] | None:
-    """95 % interval of a rate (Wilson, J. Am. Stat. Assoc. 22, 209 (1927)); None without trials."""
-    if trials == 0:
-        return None
-    rate = successes / trials
-    scale = 1 + Z95**2 / trials
-    centre = (rate + Z95**2 / (2 * trials)) / scale
-    half = Z95 / scale * math.sqrt(rate * (1 - rate) / trials + Z95**2 / (4 * trials**2))
-    return (max(0.0, centre - half), min(1.0, centre + half))
 
 
 def rate(successes: int, trials: int) -> float | None:
@@ -49,22 +35,22 @@ def by_column(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
 
 
 def lowest(records: Iterable[Record]) -> Record | None:
-    """The converged record with the lowest energy per atom; the earlier one of equals."""
-    converged = [record for record in records if record.converged and record.energy_per_atom is not None]
-    return min(converged, key=lambda record: record.energy_per_atom or 0.0, default=None)
+    """The converged record with the lowest enthalpy per atom; the earlier one of equals."""
+    converged = [record for record in records if record.converged and record.enthalpy_per_atom is not None]
+    return min(converged, key=lambda record: record.enthalpy_per_atom or 0.0, default=None)
 
 
 def delta_e_f(records: Sequence[Record], reference: Sequence[Record]) -> float | None:
-    """Lowest energy of one generator minus that of another at one composition, eV/atom.
+    """Lowest energy of one generator minus that of another at one composition, eV/atom; enthalpy under pressure.
 
     The paper's delta E_f for a pair of structures of equal composition (arXiv:2311.09235, section on
     per-composition formation energy), taken for the lowest of each side: the elemental references cancel,
     so it does not need them. None if either side has no converged structure.
     """
     ours, theirs = lowest(records), lowest(reference)
-    if ours is None or theirs is None or ours.energy_per_atom is None or theirs.energy_per_atom is None:
+    if ours is None or theirs is None or ours.enthalpy_per_atom is None or theirs.enthalpy_per_atom is None:
         return None
-    return ours.energy_per_atom - theirs.energy_per_atom
+    return ours.enthalpy_per_atom - theirs.enthalpy_per_atom
 
 
 def hull_distances(record: Record | None, point: HullPoint | None) -> dict[str, float | None]:
@@ -181,7 +167,8 @@ class Overall:
 
     def __init__(self, *, known: bool = False) -> None:
         self._tally = Tally()
-        self._deltas, self._distances, self._rms = array("d"), array("d"), array("d")
+        self._values = {name: array("d") for name in ("convergence_rate", "delta_e_f", "e_above_hull")}
+        self._rms = array("d")
         self._n = self._n_converged = self._n_known = self._n_found = 0
         self._known = known
 
@@ -189,13 +176,13 @@ class Overall:
         """Take in a composition.
 
         Args:
-            entry: What is said of it, with `n_converged`, `delta_e_f`, `e_above_hull` and maybe `found`.
+            entry: What is said of it: `n_converged`, `convergence_rate`, `delta_e_f`, `e_above_hull`, maybe `found`.
             records: Its candidates.
         """
         self._tally.add(records)
         self._n += 1
         self._n_converged += entry["n_converged"] > 0
-        for values, name in ((self._deltas, "delta_e_f"), (self._distances, "e_above_hull")):
+        for name, values in self._values.items():
             if entry[name] is not None:
                 values.append(entry[name])
         if "found" in entry:
@@ -214,14 +201,21 @@ class Overall:
         }
         return {
             **{name: value for name, value in self._tally.summary().items() if "formation_energy" not in name},
+            "convergence_rate_interval": self._convergence_interval(),
             "n_compositions": self._n,
             "n_compositions_converged": self._n_converged,
             "composition_convergence_rate": rate(self._n_converged, self._n),
             "composition_convergence_rate_interval": wilson_interval(self._n_converged, self._n),
-            **summarise_deltas(self._deltas),
-            **summarise_hull(self._distances),
+            **summarise_deltas(self._values["delta_e_f"]),
+            **summarise_hull(self._values["e_above_hull"]),
             **(matches if self._n_known or self._known else {}),
         }
+
+    def _convergence_interval(self) -> tuple[float, float] | None:
+        """Of the share of structures, over compositions where there are several: candidates of one are alike."""
+        if self._n > 1:
+            return interval_of_mean(self._values["convergence_rate"])
+        return wilson_interval(self._tally.n_converged, self._tally.n)
 
 
 def _mean(values: Sequence[float]) -> float | None:

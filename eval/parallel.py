@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -274,8 +275,9 @@ def _worker_relaxer(spec: str) -> Relaxer:
 
 
 def _relax_chunk(spec: Spec, settings: RelaxSettings, structures: list[Structure]) -> list[Relaxation]:
-    """Relax in a worker; every structure gets its row whatever the relaxer does."""
+    """Relax in a worker; every structure gets its row whatever the relaxer does, and failures their share of time."""
     results = dict.fromkeys(range(len(structures)), Relaxation(-1, detail="the relaxer gave no result for it"))
+    started = time.perf_counter()
     with quiet(), Patience(len(structures) * settings.time_limit + STARTING) as patience:
         try:
             for result in _worker_relaxer(spec.text).relax(structures, settings):
@@ -285,4 +287,9 @@ def _relax_chunk(spec: Spec, settings: RelaxSettings, structures: list[Structure
         except (Exception, SystemExit, SilentTooLongError) as error:  # a relaxer may raise anything
             failed = Relaxation(-1, detail=one_line(error))
             results = {i: failed if result.index < 0 else result for i, result in results.items()}
-    return [replace(results[index], index=index) for index in range(len(structures))]
+    done = [result.seconds for result in results.values() if result.index >= 0]
+    seconds = max(0.0, time.perf_counter() - started - sum(done)) / max(1, len(structures) - len(done))
+    return [
+        replace(result, index=index) if result.index >= 0 else replace(result, index=index, seconds=seconds)
+        for index, result in results.items()
+    ]

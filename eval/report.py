@@ -173,11 +173,14 @@ def footnotes(summary: Mapping[str, Any]) -> str:
     """What the numbers mean: units, intervals, reference, settings."""
     relax = summary["relax"]
     lines = [
-        f"Relaxed by {summary['potential']}: fmax {relax['fmax']} eV/angstrom on atoms and cell, "
-        f"at most {relax['max_steps']} steps. Brackets: 95 % intervals (Wilson).",
+        f"Relaxed by {summary['potential']}: fmax {relax['fmax']} eV/angstrom on atoms{_constraints(relax)}, at most "
+        f"{relax['max_steps']} steps. Brackets: 95 % intervals: Wilson's; of the structures of several compositions a "
+        "bootstrap over these.",
         published_error(summary["potential"]),
+        *_pressure(relax["pressure"]),
         "E_f: formation energy, eV/atom; elements: " + (summary["elemental_references"] or "none") + ".",
-        "steps: median of what converged; s/gen, s/relax: seconds a structure, mean.",
+        "E_f median, steps: median of what converged; s/gen: seconds a structure, mean; s/relax: of those that were "
+        "relaxed. Neither counts training, nor how structures that come from files were made.",
         f"delta E_f: lowest energy against {summary['reference_generator']}'s, eV/atom; "
         "reduced: share of the pairs (compositions where both converged) where it is negative; "
         "tied: within 5 meV/atom.",
@@ -191,7 +194,8 @@ def footnotes(summary: Mapping[str, Any]) -> str:
         tolerances = ", ".join(f"{name} {value}" for name, value in summary["matcher"].items())
         lines.append(
             f"Found: matches a known structure by pymatgen's StructureMatcher ({tolerances}); of the candidates of a "
-            "composition, first: the number of the first one; over all, the share of compositions where one does."
+            "composition, first: the number of the first one; over all, the share of compositions where one does. "
+            "rms_dist: of the best match; over all, the mean of the compositions that have one."
         )
     lines += [
         f"{entry['formula']}: no elemental reference for {', '.join(entry['missing_references'])}, E_f is empty."
@@ -208,6 +212,22 @@ def footnotes(summary: Mapping[str, Any]) -> str:
     lines += _left_out(summary)
     lines += [footnotes(refined) for refined in summary.get("refined", ())]
     return "\n".join(lines)
+
+
+def _constraints(relax: Mapping[str, Any]) -> str:
+    """What moves besides atoms, and what is kept."""
+    return (", in fixed cells" if relax["fixed_cell"] else " and cell") + (
+        ", space groups kept" if relax["fix_symmetry"] else ""
+    )
+
+
+def _pressure(pressure: float) -> list[str]:
+    if not pressure:
+        return []
+    return [
+        f"At {pressure} GPa: the lowest structures and delta E_f go by enthalpy, E + pV; E_f is without pV, and hulls, "
+        "which are of no pressure, are left out."
+    ]
 
 
 def _failure(count: int, kind: str, reasons: Mapping[str, str]) -> str:

@@ -1,22 +1,21 @@
 """Generators against each other over many compositions: rates, differences and searches, with their uncertainty.
 
 Everything is an array over (compositions, tries): what a search found after k tries, or after so many seconds, is
-a matter of cumulating along the last axis. Uncertainties are 95 % intervals over compositions, which are what a
-repetition would draw anew: Wilson's for shares of them, a bootstrap (Efron and Tibshirani, An Introduction to the
-Bootstrap, 1993) for means, medians and ratios.
+a matter of cumulating along the last axis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import stats
 
-from unimat_search.eval.metrics import TIE, wilson_interval
+from unimat_search.eval.intervals import estimate, share
+from unimat_search.eval.metrics import TIE
 from unimat_search.records import Record
 
 FloatArray = NDArray[np.float64]
@@ -25,8 +24,6 @@ BoolArray = NDArray[np.bool_]
 NEAR_KNOWN = 0.010
 """eV/atom: a search that gets so near the known structure's energy, or below, has reached it."""
 
-RESAMPLES = 4000
-
 
 @dataclass(frozen=True)
 class Trials:
@@ -34,7 +31,7 @@ class Trials:
 
     Attributes:
         converged: (c, n)
-        energies: Of what converged, eV/atom, infinite for the rest. (c, n)
+        energies: Enthalpies of what converged, eV/atom, infinite for the rest. (c, n)
         found: Whether it is the known structure. (c, n)
         n_steps: Of the optimizer. (c, n)
         seconds: Generation and relaxation. (c, n)
@@ -102,9 +99,9 @@ def collect(records: Sequence[Record], formulas: Sequence[str], n: int) -> Trial
         taken[record.reduced_formula] = column + 1
         trials.n_steps[row, column] = record.n_steps
         trials.seconds[row, column] = record.generate_seconds + record.relax_seconds
-        if record.converged and record.energy_per_atom is not None:
+        if record.converged and record.enthalpy_per_atom is not None:
             trials.converged[row, column] = True
-            trials.energies[row, column] = record.energy_per_atom
+            trials.energies[row, column] = record.enthalpy_per_atom
             trials.found[row, column] = record.rms_dist is not None
     return trials
 
@@ -114,41 +111,6 @@ def collect_all(
 ) -> dict[str, Trials]:
     """The trials of each generator; see `collect`."""
     return {name: collect([r for r in records if r.generator == name], formulas, n) for name in generators}
-
-
-def interval(values: FloatArray, statistic: Callable[..., Any] = np.mean) -> tuple[float, float] | None:
-    """95 % interval of a statistic over compositions; None of none.
-
-    Args:
-        values: One row for each composition. (c,) or (c, k)
-        statistic: Of the values along their first axis (argument `axis`).
-    """
-    if not len(values):
-        return None
-    rng = np.random.default_rng(0)
-    drawn = statistic(values[rng.integers(len(values), size=(RESAMPLES, len(values)))], axis=1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return float(low), float(high)
-
-
-def estimate(values: FloatArray, statistic: Callable[..., Any] = np.mean) -> dict[str, Any]:
-    """A statistic over compositions, its interval, and how many there are; None where there are none."""
-    return {
-        "value": float(statistic(values, axis=0)) if len(values) else None,
-        "interval": interval(values, statistic),
-        "n": len(values),
-    }
-
-
-def share(rows: ArrayLike) -> dict[str, Any]:
-    """Share of compositions with its Wilson interval: a bootstrap of all or nothing would have no width. (c,)."""
-    successes = np.asarray(rows, dtype=bool)
-    n = len(successes)
-    return {
-        "value": float(successes.mean()) if n else None,
-        "interval": wilson_interval(int(successes.sum()), n),
-        "n": n,
-    }
 
 
 def outcomes(trials: Trials, known: FloatArray) -> dict[str, Any]:
@@ -254,18 +216,10 @@ def above_best(trials: Mapping[str, Trials], known: FloatArray) -> dict[str, Flo
 
 
 def common_budget(trials: Mapping[str, Trials]) -> FloatArray:
-    """Seconds that the cheapest generator took for each composition, of those that relaxed anything. (c,)."""
+    """Seconds that the cheapest generator took for each composition, of those that relaxed every candidate. (c,).
+
+    A generator that fails is not cheap. Infinite where none did.
+    """
     costs = np.stack([one.seconds.cumsum(-1)[:, -1] for one in trials.values()])  # as `within` adds them up
-    worked = np.stack([(one.n_steps > 0).any(-1) | one.converged.any(-1) for one in trials.values()])
+    worked = np.stack([((one.n_steps > 0) | one.converged).all(-1) for one in trials.values()])
     return np.asarray(np.where(worked, costs, np.inf).min(0))
-
-
-def curve(values: FloatArray, statistic: Callable[..., Any] = np.mean) -> dict[str, list[float | None]]:
-    """A statistic over compositions after each try, and its band; None where it is not finite. (c, n)."""
-    rng = np.random.default_rng(0)
-    rows = rng.integers(len(values), size=(RESAMPLES // 4, len(values)))
-    with np.errstate(invalid="ignore"):
-        drawn = np.stack([statistic(values[chosen], axis=0) for chosen in rows])  # all at once is much memory
-        low, high = np.quantile(drawn, (0.025, 0.975), axis=0, method="nearest")
-    lines = {"middle": statistic(values, axis=0), "low": low, "high": high}
-    return {name: [float(y) if np.isfinite(y) else None for y in line] for name, line in lines.items()}

@@ -16,7 +16,7 @@ from unimat_search.records import MatchSettings
 CLOSE = 0.35
 """Fingerprints of equal crystals differ by less, relative to their length; 0.05 angstrom of noise makes about 0.15."""
 
-SAME = MatchSettings(ltol=0.2, stol=0.3, angle_tol=5.0)
+SAME = MatchSettings()
 """Tolerances of pymatgen's own default."""
 
 

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from unimat_search.records import RelaxSettings
     from unimat_search.refine import RefineSettings
 
-HULL_NAMES = ("none", "mp")
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="unimat-search")
@@ -90,7 +88,7 @@ def main() -> None:
 @click.option(
     "--matcher",
     metavar="LTOL,STOL,ANGLE_TOL",
-    help="Tolerances for a known structure to count as found. [default: 0.3,0.5,10]",
+    help="Tolerances for a known structure to count as found. [default: 0.2,0.3,5]",
 )
 @click.option(
     "--hull", metavar="FILE|mp|none", help="Phases that hull distances count from. [default: the potential's]"
@@ -278,6 +276,7 @@ def _add_seed_file(options: dict[str, Any], path: Path) -> None:
 
 def _settings(options: dict[str, Any], stored: CompareSettings | None) -> CompareSettings:
     """The command's options over the stored or the default settings."""
+    from unimat_search.eval.hull_sources import MATERIALS_PROJECT, NO_HULL
     from unimat_search.plan import CompareSettings
     from unimat_search.records import MatchSettings, RelaxSettings
 
@@ -301,7 +300,8 @@ def _settings(options: dict[str, Any], stored: CompareSettings | None) -> Compar
     if options["reference"] is not None:
         given["reference"] = str(options["reference"].resolve())
     if options["hull"] is not None:
-        given["hull"] = options["hull"] if options["hull"] in HULL_NAMES else str(Path(options["hull"]).resolve())
+        named = options["hull"] in (MATERIALS_PROJECT, NO_HULL)
+        given["hull"] = options["hull"] if named else str(Path(options["hull"]).resolve())
     if options["matcher"] is not None:
         given["matcher"] = MatchSettings(*_numbers(options["matcher"]))
     if stored and "generators" in given:
@@ -313,7 +313,7 @@ def _numbers(text: str) -> tuple[float, float, float]:
     try:
         ltol, stol, angle_tol = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise BadInput(f"{text!r} is not LTOL,STOL,ANGLE_TOL, as in 0.3,0.5,10") from error
+        raise BadInput(f"{text!r} is not LTOL,STOL,ANGLE_TOL, as in 0.2,0.3,5") from error
     return ltol, stol, angle_tol
 
 

@@ -23,7 +23,7 @@ from unimat_search.generation import load_generators
 from unimat_search.locks import is_empty, owned
 from unimat_search.plan import SETTINGS, CompareSettings, Plan, plan
 from unimat_search.protocol import StructureGenerator
-from unimat_search.records import MatchSettings, Outcome, Record, Relaxation, UserError
+from unimat_search.records import EV_PER_CUBIC_ANGSTROM, MatchSettings, Outcome, Record, Relaxation, UserError
 from unimat_search.registry import Spec
 from unimat_search.store import Store
 from unimat_search.summary import BEST, SUMMARY, TABLE, is_known, planned_columns, summarise
@@ -74,7 +74,7 @@ def run_comparison(
     relaxer = Spec.parse(settings.relaxer)
     built = load_relaxer(relaxer)
     systems = {frozenset(search.formula.amounts) for search in searches}
-    load_hull(settings.hull, systems, References(built.name))  # what can't be read is said before anything is written
+    load_hull(settings.hull_source, systems, References(built.name))  # what can't be read is said before all else
     workers = workers or usable_cores()
     _check_folder(out, settings, resume=resume, overwrite=overwrite)
     with owned(out):
@@ -87,7 +87,7 @@ def run_comparison(
         with Store(out / RESULTS) as store:
             rescore(store, references, known, settings.matcher)
             _run(searches, generators, store, relaxer, settings, references, known, workers, on_progress)
-            hull = load_hull(settings.hull, systems, references)
+            hull = load_hull(settings.hull_source, systems, references)
             return summarise(settings, planned_columns(settings, store), references, known, hull, store, out)
 
 
@@ -186,12 +186,13 @@ def _run(
         on_progress(done, total)
 
     report(0)
-    patience = settings.generator_time_limit
+    patience, pressure = settings.generator_time_limit, settings.relax.pressure
     queue = TaskQueue(tasks, generators, store, relaxer, settings.relax, settings.chunk, report, patience)
     for job, results in run_jobs(queue.next_job, workers=workers):
         if isinstance(job.tag, Chunk):
             pairs = zip(job.tag.records, results, strict=True)
-            queue.relaxed(job.tag, [score(r, result, references, known, settings.matcher) for r, result in pairs])
+            scored = [score(r, result, pressure, references, known, settings.matcher) for r, result in pairs]
+            queue.relaxed(job.tag, scored)
         else:
             queue.generated(job.tag, results[0])
 
@@ -207,22 +208,31 @@ def rescore(store: Store, references: References, known: Known | None, matcher: 
 def score(
     record: Record,
     relaxation: Relaxation,
+    pressure: float,
     references: References,
     known: Known | None,
     matcher: MatchSettings,
 ) -> Record:
-    """A candidate with its relaxation, its formation energy and its match."""
+    """A candidate with its relaxation under a pressure (GPa), its formation energy and its match."""
     record = replace(
         record,
         outcome=relaxation.outcome,
         detail=relaxation.detail,
         final_structure=relaxation.structure,
         energy=relaxation.energy,
+        enthalpy=_enthalpy(relaxation, pressure),
         n_steps=relaxation.n_steps,
         max_force=relaxation.max_force,
         relax_seconds=relaxation.seconds,
     )
     return _assessed(record, references, known, matcher)
+
+
+def _enthalpy(relaxation: Relaxation, pressure: float) -> float | None:
+    """Energy plus pressure (GPa) times volume, eV."""
+    if relaxation.energy is None or relaxation.structure is None:
+        return None
+    return relaxation.energy + pressure * float(relaxation.structure.volume) / EV_PER_CUBIC_ANGSTROM
 
 
 def _assessed(record: Record, references: References, known: Known | None, matcher: MatchSettings) -> Record:

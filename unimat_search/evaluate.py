@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import chain, compress, count, islice
+from itertools import chain, compress, count, islice, zip_longest
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -38,13 +38,13 @@ from unimat_search.eval.sets import (
 from unimat_search.files import read_crystals, write_whole
 from unimat_search.fingerprint import FloatArray
 from unimat_search.formats import UNREAD
-from unimat_search.records import MatchSettings, Outcome, Relaxation, RelaxSettings
+from unimat_search.records import BENCHMARK_MATCH, FailedAttempt, MatchSettings, Outcome, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
 from unimat_search.unimat.elements import SYMBOLS, composition_key, composition_numbers
 from unimat_search.unimat.sources import find_data, read_source
 from unimat_search.unimat.structures import StructureSet
 
-TABLE_VERSION = f"{VERSION}.3"
+TABLE_VERSION = f"{VERSION}.4"
 """Raise the last digit when the numbers of the same samples change; kept tables carry it."""
 
 MOST_PAIRS = 50_000
@@ -59,17 +59,25 @@ class Samples:
     """Generated crystals.
 
     Attributes:
-        structures: Those that could be read, by name, in their order.
-        reasons: Why the others could not, by name.
+        attempts: By name, in their order.
     """
 
-    structures: dict[str, Structure]
-    reasons: dict[str, str]
+    attempts: Mapping[str, Structure | FailedAttempt]
 
     @property
     def n_generated(self) -> int:
         """All of them: the denominator."""
-        return len(self.structures) + len(self.reasons)
+        return len(self.attempts)
+
+    @property
+    def structures(self) -> list[Structure]:
+        """Those that could be read."""
+        return [one for one in self.attempts.values() if isinstance(one, Structure)]
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """Why the others could not, and how often."""
+        return Counter(one.reason for one in self.attempts.values() if isinstance(one, FailedAttempt))
 
 
 @dataclass(frozen=True)
@@ -95,19 +103,12 @@ def read_samples(path: Path) -> Samples:
     Raises:
         ValueError: If a file as a whole can't be read.
     """
-    structures: dict[str, Structure] = {}
-    reasons: dict[str, str] = {}
-    taken: set[str] = set()
+    attempts: dict[str, Structure | FailedAttempt] = {}
     with quiet():
-        items = list(read_crystals(path))
-    for name, item in items:
-        unique = next(one for one in chain([name], (f"{name}#{k}" for k in count(2))) if one not in taken)
-        taken.add(unique)
-        if isinstance(item, Structure):
-            structures[unique] = item
-        else:
-            reasons[unique] = item.reason
-    return Samples(structures, reasons)
+        for name, attempt in read_crystals(path):
+            unique = next(one for one in chain([name], (f"{name}#{k}" for k in count(2))) if one not in attempts)
+            attempts[unique] = attempt
+    return Samples(attempts)
 
 
 def read_benchmark(name: str, data_dir: Path | None) -> Benchmark:
@@ -131,6 +132,7 @@ def evaluate(
     samples: Samples,
     benchmark: Benchmark,
     *,
+    asked: Sequence[Composition] = (),
     relaxer: Spec | None = None,
     hull: str = "",
     workers: int | None = None,
@@ -140,6 +142,7 @@ def evaluate(
     Args:
         samples: What was generated.
         benchmark: What it is held against.
+        asked: The composition that each sample was asked for, if compositions were: a failed one does not match it.
         relaxer: Relaxes the valid samples.
         hull: See `unimat_search.eval.hull_sources.load_hull`.
         workers: Processes.
@@ -151,7 +154,7 @@ def evaluate(
         UserError: If the hull can't be had.
     """
     workers = workers or usable_cores()
-    structures = list(samples.structures.values())
+    structures = samples.structures
     if relaxer:  # what can't be had is said before anything is computed
         systems = {frozenset(el.symbol for el in one.composition.elements) for one in structures}
         elements = set().union(*systems, (SYMBOLS[z] for z in np.unique(benchmark.test.numbers)))
@@ -165,15 +168,15 @@ def evaluate(
         usable = [valid and not is_flat(one) for valid, one in zip(facts.valid_structure, structures, strict=True)]
         valid = list(compress(structures, usable))
         table |= {
-            "unreadable": dict(Counter(samples.reasons.values()).most_common()),
+            "unreadable": dict(samples.reasons.most_common()),
             "unique": rate(len(families(valid)), samples.n_generated),
             "novel": rate(sum(_new(valid, benchmark.train)), samples.n_generated) if benchmark.train else None,
             "novel_against": benchmark.train_name,
         }
-        table |= _matches(structures, usable, benchmark.test, MatchSettings())
+        table |= _matches(_by_composition(samples, usable, asked), benchmark.test, BENCHMARK_MATCH)
     if relaxer:
-        asked = [structures[row] for row in np.flatnonzero(facts.valid)]
-        table |= _energies(asked, benchmark.test, relaxer, references, workers)
+        sound = [structures[row] for row in np.flatnonzero(facts.valid)]
+        table |= _energies(sound, benchmark.test, relaxer, references, workers)
         table |= _stability(valid, benchmark.train, relaxer, references, phases, samples.n_generated, workers)
     return table
 
@@ -195,16 +198,31 @@ def _new(structures: Sequence[Structure], train: StructureSet) -> list[bool]:
     return [structure not in known for structure in structures]
 
 
+def _by_composition(
+    samples: Samples, valid: Sequence[bool], asked: Sequence[Composition]
+) -> dict[str, list[Structure | None]]:
+    """Samples by reduced formula, in their order; None for what is not valid, or failed where a composition was asked.
+
+    What failed where none was asked has no composition.
+    """
+    made: dict[str, list[Structure | None]] = {}
+    flags = iter(valid)
+    for attempt, composition in zip_longest(samples.attempts.values(), asked):
+        if isinstance(attempt, Structure):
+            usable = attempt if next(flags) else None
+            made.setdefault(attempt.composition.reduced_formula, []).append(usable)
+        elif composition is not None:
+            made.setdefault(composition.reduced_formula, []).append(None)
+    return made
+
+
 def _matches(
-    structures: Sequence[Structure], valid: Sequence[bool], test: StructureSet, matcher: MatchSettings
+    made: Mapping[str, Sequence[Structure | None]], test: StructureSet, matcher: MatchSettings
 ) -> dict[str, Any]:
     """`MATCHES` over the test structures whose composition was generated; None where none was.
 
-    A sample without a valid structure matches nothing; one that can't be read has no composition.
+    A sample without a valid structure matches nothing.
     """
-    made: dict[str, list[Structure | None]] = {}
-    for structure, counts in zip(structures, valid, strict=True):
-        made.setdefault(structure.composition.reduced_formula, []).append(structure if counts else None)
     known = _by_formula(test, made.keys())
     if not known:
         return {"n_asked": 0, **dict.fromkeys(MATCHES)}
@@ -377,12 +395,13 @@ NAMES = {
     "energy_distance": "formation energy, Wasserstein (eV/atom)",
     "unique": "unique",
     "novel": "new",
+    "n_asked": "test structures of its compositions",
     "match_rate_at_1": "match rate, first sample",
     "match_rmse_at_1": "RMSE of these",
     "match_everyone_rate": "METRe",
     "match_everyone_distance": "cRMSE",
     "convergence_rate": "converged",
-    "formation_energy_per_atom": "formation energy, mean (eV/atom)",
+    "formation_energy_per_atom": "formation energy of what converged, mean (eV/atom)",
     "displacement": "displacement, mean (angstrom)",
     "stable_unique_new": "stable, unique and new",
 }
@@ -400,10 +419,14 @@ def sections(tables: Mapping[str, Mapping[str, Any]], papers: Sequence[Published
     rows: list[Row] = []
     for key, name in NAMES.items():
         if any(key in table for table in tables.values()):
-            ours = {column: number(table.get(key)) for column, table in tables.items()}
+            ours = {column: _number(table.get(key)) for column, table in tables.items()}
             theirs = {f"{paper.name} (paper)": number(paper.metrics.get(key)) for paper in papers}
             rows.append({"metric": name} | ours | theirs)
     return [("Proxy metrics", rows)]
+
+
+def _number(value: float | None) -> str:
+    return str(value) if isinstance(value, int) else number(value)
 
 
 def _compositions(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -447,12 +470,11 @@ def footnotes(tables: Mapping[str, Mapping[str, Any]], papers: Sequence[Publishe
         "COV-R, COV-P: CrystalNN and Magpie fingerprints, CDVAE's cut-offs; Wasserstein distances: of valid samples.",
         f"unique: no earlier sample is the same crystal; new: {_against(tables)} (StructureMatcher 0.2, 0.3, 5).",
     ]
-    if asked := {name: one["n_asked"] for name, one in tables.items() if one["n_asked"]}:
-        counts = ", ".join(f"{name}: {count}" for name, count in asked.items())
+    if any(one["n_asked"] for one in tables.values()):
         lines.append(
-            "Match rate: share of the test structures of generated compositions that the first sample of theirs "
-            f"matches; METRe: that any does (StructureMatcher 0.3, 0.5, 10; {counts}); cRMSE: mean distance, the "
-            f"tolerance where none does; both left out with more than {MOST_PAIRS} pairs."
+            "Match rate: share of the test structures of a generator's compositions (so of other ones for each) that "
+            "the first sample of theirs matches; METRe: that any does (StructureMatcher 0.3, 0.5, 10); cRMSE: mean "
+            f"distance, the tolerance where none does; both left out with more than {MOST_PAIRS} pairs."
         )
     for name, one in tables.items():
         if one.get("hull_reference"):

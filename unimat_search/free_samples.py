@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 from pymatgen.core import Composition, Structure
-from scipy.stats import spearmanr
+from scipy.stats import permutation_test, rankdata
 
 from unimat_search.eval.hull_sources import hull_digest, load_hull
+from unimat_search.eval.intervals import estimate
 from unimat_search.eval.metrics import summarise_deltas
 from unimat_search.eval.parallel import load_relaxer
 from unimat_search.eval.references import References
 from unimat_search.eval.report import Row, Section, hull_counts, number, with_interval
-from unimat_search.eval.trials import estimate
 from unimat_search.evaluate import NAMES, TABLE_VERSION, Benchmark, evaluate, read_samples
 from unimat_search.files import write_whole
 from unimat_search.generation import check, collect, load_generators
@@ -44,7 +44,7 @@ PROXIES = (
 )
 """What can be told without a relaxation."""
 
-OUTCOMES = ("stable_unique_new", "formation_energy_per_atom", "convergence_rate")
+OUTCOMES = ("stable_unique_new", "convergence_rate")
 """What proxy metrics are to predict."""
 
 
@@ -64,13 +64,17 @@ def sample_freely(
     """
     if makes_compositions(generator):
         return _collected(lambda: generator.generate_freely(n, seed=seed), n, None)  # type: ignore[attr-defined]
-    source = benchmark.train or benchmark.test
-    rows = np.random.default_rng(seed).integers(len(source), size=n)
     samples = []
-    for index, row in enumerate(rows):
-        asked = Composition("".join(SYMBOLS[z] for z in source.take([row]).numbers))
+    for index, asked in enumerate(drawn_compositions(n, benchmark, seed=seed)):
         samples += _collected(partial(generator.generate, asked, 1, seed=seed + index), 1, asked)
     return samples
+
+
+def drawn_compositions(n: int, benchmark: Benchmark, *, seed: int) -> list[Composition]:
+    """What generators are asked for that do not make compositions: N cells of the training set at random."""
+    source = benchmark.train or benchmark.test
+    rows = np.random.default_rng(seed).integers(len(source), size=n)
+    return [Composition("".join(SYMBOLS[z] for z in source.take([row]).numbers)) for row in rows]
 
 
 def makes_compositions(generator: StructureGenerator) -> bool:
@@ -162,8 +166,11 @@ def reproduce(
                 write_samples(sample_freely(generator, n, benchmark, seed=seed), samples)
             table = out / f"{stem}{kind}-{TABLE_VERSION}.json"
             if not table.is_file():
-                found = evaluate(read_samples(samples), benchmark, relaxer=relaxer, hull=hull, workers=workers)
-                found["makes_compositions"] = makes_compositions(generator)
+                free = makes_compositions(generator)
+                asked = [] if free else drawn_compositions(n, benchmark, seed=seed)
+                made = read_samples(samples)
+                found = evaluate(made, benchmark, asked=asked, relaxer=relaxer, hull=hull, workers=workers)
+                found["makes_compositions"] = free
                 write_whole(table, json.dumps(found, indent=1) + "\n")
             tables[name] = json.loads(table.read_text(encoding="utf-8"))
         on_progress(len(tables), len(loaded))
@@ -224,8 +231,8 @@ def pairs(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def predictions(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """How well each proxy metric orders the generators as an outcome does: Spearman's rank correlation.
+def predictions(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any] | None]]:
+    """How well each proxy metric orders the generators as an outcome does: see `_rank_correlation`.
 
     None where one of the two is the same for all; nothing with fewer than four generators.
     """
@@ -238,12 +245,17 @@ def predictions(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
     }
 
 
-def _rank_correlation(tables: Mapping[str, Mapping[str, Any]], proxy: str, outcome: str) -> float | None:
+def _rank_correlation(tables: Mapping[str, Mapping[str, Any]], proxy: str, outcome: str) -> dict[str, Any] | None:
+    """Spearman's rank correlation, its p by permutations (all of them, of up to seven generators), and their number."""
     both = [(table.get(proxy), table.get(outcome)) for table in tables.values()]
     known = np.array([pair for pair in both if None not in pair], dtype=float).reshape(-1, 2)
     if len(known) < 4 or (np.ptp(known, axis=0) == 0).any():
         return None
-    return float(spearmanr(known[:, 0], known[:, 1]).statistic)
+    first, second = rankdata(known, axis=0).T
+    test = permutation_test(
+        (first,), lambda ranks: float(np.corrcoef(ranks, second)[0, 1]), permutation_type="pairings", rng=0
+    )
+    return {"value": float(test.statistic), "p": float(test.pvalue), "n": len(known)}
 
 
 def energy_sections(tables: Mapping[str, Mapping[str, Any]]) -> list[Section]:
@@ -254,7 +266,6 @@ def energy_sections(tables: Mapping[str, Mapping[str, Any]]) -> list[Section]:
             "converged": number(table["convergence_rate"]),
             **(hull_counts(table) if table.get("hull_reference") else {}),
             "stable, unique, new": number(table["stable_unique_new"]),
-            "E_f mean": number(table["formation_energy_per_atom"]),
         }
         for name, table in tables.items()
     ]
@@ -270,8 +281,13 @@ def energy_sections(tables: Mapping[str, Mapping[str, Any]]) -> list[Section]:
         for name, row in pairs(tables).items()
     ]
     foretold: list[Row] = [
-        {"proxy metric": NAMES[proxy]} | {NAMES[outcome]: number(value, 2) for outcome, value in row.items()}
+        {"proxy metric": NAMES[proxy]} | {NAMES[outcome]: _correlation(value) for outcome, value in row.items()}
         for proxy, row in predictions(tables).items()
     ]
-    titles = ("Stability of relaxed samples", "Lowest energies, every pair", "Rank correlation over generators")
+    correlations = f"Rank correlation over {len(tables)} generators (Spearman's; p by permutation): no proof"
+    titles = ("Stability of relaxed samples", "Lowest energies, every pair", correlations)
     return [(title, rows) for title, rows in zip(titles, (stability, deltas, foretold), strict=True) if rows]
+
+
+def _correlation(found: Mapping[str, Any] | None) -> str:
+    return "-" if found is None else f"{found['value']:.2f} (p {found['p']:.2f})"

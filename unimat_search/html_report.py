@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from unimat_search.compare import RESULTS, RunError, read_settings
 from unimat_search.eval import report
-from unimat_search.eval.trials import Trials, collect_all, curve
+from unimat_search.eval.intervals import curve
+from unimat_search.eval.trials import Trials, collect_all
 from unimat_search.files import write_whole
 from unimat_search.formula import parse_formula
 from unimat_search.plan import SETTINGS, CompareSettings
@@ -154,10 +155,7 @@ def figures(records: Sequence[Record], settings: CompareSettings, known: Collect
             "converged",
             "Compositions with a converged structure",
             "Share of compositions where at least one of the first k candidates converged, with 95 % bands.",
-            {
-                name: curve(np.logical_or.accumulate(one.converged, axis=-1).astype(float))
-                for name, one in trials.items()
-            },
+            {name: curve(np.logical_or.accumulate(one.converged, axis=-1)) for name, one in trials.items()},
             "share of compositions",
         ),
         _curves(
@@ -192,7 +190,7 @@ def figures(records: Sequence[Record], settings: CompareSettings, known: Collect
             "Known structure found",
             f"Share of the {len(rows)} compositions with a known structure where it is among the first k relaxed "
             "candidates, with 95 % bands.",
-            {name: curve(one.take(rows).found_after().astype(float)) for name, one in trials.items()},
+            {name: curve(one.take(rows).found_after()) for name, one in trials.items()},
             "share of compositions",
         )
         drawn.insert(2, found)

@@ -14,9 +14,9 @@ from pymatgen.core import Structure
 
 from unimat_search.compare import RESULTS, read_settings
 from unimat_search.eval.backends import Workers, usable_cores
+from unimat_search.eval.intervals import estimate, share
 from unimat_search.eval.metrics import TIE, by_column, lowest
 from unimat_search.eval.parallel import load_relaxer, relax_chunks
-from unimat_search.eval.trials import estimate, share
 from unimat_search.files import write_whole
 from unimat_search.records import Outcome, Record, RelaxSettings
 from unimat_search.registry import Spec
@@ -93,9 +93,9 @@ def verdicts(found: Lowest, energies: Mapping[str, float], generators: Sequence[
     orders: list[tuple[int, int]] = []
     for row in found.values():
         both = {
-            name: (record.energy_per_atom, energies[record.key])
+            name: (record.enthalpy_per_atom, energies[record.key])
             for name, record in row.items()
-            if record.key in energies and record.energy_per_atom is not None
+            if record.key in energies and record.enthalpy_per_atom is not None
         }
         if generators[0] in both:
             first = np.array(both[generators[0]])

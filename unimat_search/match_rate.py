@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from unimat_search.eval.backends import worker_processes
-from unimat_search.records import FailedAttempt, MatchSettings
+from unimat_search.records import BENCHMARK_MATCH, FailedAttempt, MatchSettings
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams
 from unimat_search.unimat.sample import Crystal, as_structure, sample
 from unimat_search.unimat.structures import StructureSet
@@ -105,7 +105,7 @@ def match_rates(
     made = sample(model, [mine for mine in atoms for _ in range(samples)], streams, settings, asked)
     seconds = time.perf_counter() - began
     theirs = [made[row * samples : (row + 1) * samples] for row in range(len(known))]
-    fit = partial(compare, matcher=matcher or MatchSettings())
+    fit = partial(compare, matcher=matcher or BENCHMARK_MATCH)
     results = list((worker_processes(workers).map if workers > 1 else map)(fit, theirs, map(_sampled, known)))
     return MatchRates(
         rms_dist=np.array([rms for rms, _ in results]).reshape(len(known), samples),

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import tomli_w
 
+from unimat_search.eval.hull_sources import NO_HULL
 from unimat_search.eval.parallel import DEFAULT_CHUNK
 from unimat_search.formula import Formula, parse_formula, parse_units, share_out
 from unimat_search.records import MatchSettings, RelaxSettings, Task, one_line
@@ -75,7 +76,14 @@ class CompareSettings:
                 raise ValueError(f"{name} must be a whole number from {int(name != 'seed')} to {largest}, got {value}")
         if not self.generator_time_limit > 0:
             raise ValueError(f"generator_time_limit must be positive (seconds), got {self.generator_time_limit}")
+        if self.relax.pressure and self.hull not in ("", NO_HULL):
+            raise ValueError(f"hull {self.hull} is of no pressure, the run of {self.relax.pressure} GPa; leave it out")
         parse_all(self.generators)
+
+    @property
+    def hull_source(self) -> str:
+        """The hull that is loaded: none under pressure, where phases were not relaxed."""
+        return NO_HULL if self.relax.pressure else self.hull
 
     @cached_property
     def specs(self) -> tuple[Spec, ...]:

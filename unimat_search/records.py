@@ -115,7 +115,7 @@ class RelaxSettings:
 class MatchSettings:
     """When two structures count as the same: the tolerances of pymatgen's StructureMatcher.
 
-    The defaults are those of the crystal structure prediction benchmarks (CDVAE, DiffCSP).
+    The defaults are pymatgen's own: of relaxed structures, looser ones call zincblende rock salt.
 
     Attributes:
         ltol: Fractional tolerance on cell lengths.
@@ -126,13 +126,17 @@ class MatchSettings:
         ValueError: If a tolerance is not positive.
     """
 
-    ltol: float = 0.3
-    stol: float = 0.5
-    angle_tol: float = 10.0
+    ltol: float = 0.2
+    stol: float = 0.3
+    angle_tol: float = 5.0
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(tol) and tol > 0 for tol in (self.ltol, self.stol, self.angle_tol)):
             raise ValueError(f"matcher tolerances must be positive, got {self}")
+
+
+BENCHMARK_MATCH = MatchSettings(ltol=0.3, stol=0.5, angle_tol=10.0)
+"""Of samples that were not relaxed, as the crystal structure prediction benchmarks (CDVAE, DiffCSP) have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +217,8 @@ class Record:
         detail: One line that explains a failure.
         final_structure: Relaxed geometry, the last one reached if it failed.
         energy: Total energy of the final structure, eV.
-        formation_energy_per_atom: eV/atom against the elements in the same potential; None where a
+        enthalpy: The same and pressure times volume, eV: what structures of one composition are ranked by.
+        formation_energy_per_atom: Of the energy, eV/atom against the elements in the same potential; None where a
             reference is missing.
         n_steps: Optimizer steps.
         max_force: Largest force left, eV/angstrom.
@@ -237,6 +242,7 @@ class Record:
     detail: str = ""
     final_structure: Structure | None = None
     energy: float | None = None
+    enthalpy: float | None = None
     formation_energy_per_atom: float | None = None
     n_steps: int = 0
     max_force: float | None = None
@@ -256,6 +262,11 @@ class Record:
     def energy_per_atom(self) -> float | None:
         """Energy of the final structure, eV/atom."""
         return None if self.energy is None else self.energy / self.num_sites
+
+    @property
+    def enthalpy_per_atom(self) -> float | None:
+        """Enthalpy of the final structure, eV/atom; its energy without pressure."""
+        return None if self.enthalpy is None else self.enthalpy / self.num_sites
 
     @property
     def converged(self) -> bool:

@@ -111,15 +111,14 @@ def refine_run(
         _prepare(folder, settings)
         searches = plan(run)
         known = read_known_of(run, searches)
-        references = references_for(
-            spec, relaxer, {symbol for search in searches for symbol in search.formula.amounts}, workers=workers
-        )
+        systems = {frozenset(search.formula.amounts) for search in searches}
+        references = references_for(spec, relaxer, set().union(*systems), workers=workers)
         with Store(out / RESULTS, read_only=True) as first, Store(folder / RESULTS) as store:
             chosen = choose(first, run, settings.top)
             rescore(store, references, known, run.matcher)
             _refine(chosen, first, store, spec, settings, run, references, known, workers, on_progress)
-            as_run = replace(run, relaxer=settings.relaxer, relax=settings.relax)
-            hull = load_hull("", {frozenset(search.formula.amounts) for search in searches}, references)
+            as_run = replace(run, relaxer=settings.relaxer, relax=settings.relax, hull="")
+            hull = load_hull(as_run.hull_source, systems, references)
             listed = islice(chosen.items(), MOST_LISTED)
             described = [_described(store.record(key), energy) for key, energy in listed]
             more = {"top": settings.top, "structures": described}
@@ -160,12 +159,12 @@ def choose(store: Store, run: CompareSettings, top: int) -> dict[str, float]:
     """The lowest converged candidates of each composition and generator, all different crystals.
 
     Returns:
-        Energies by key, eV/atom.
+        Enthalpies by key, eV/atom.
     """
     chosen: dict[str, float] = {}
     columns = planned_columns(run, store)
     for records in (column for search in plan(run) for column in columns(search).values()):
-        energies = {r.key: r.energy_per_atom for r in records if r.converged and r.energy_per_atom is not None}
+        energies = {r.key: r.enthalpy_per_atom for r in records if r.converged and r.enthalpy_per_atom is not None}
         if energies:
             chosen |= {key: energies[key] for key in _different(store, energies, top)}
     return chosen
@@ -209,7 +208,7 @@ def _refine(
     on_progress(finished, total)
     jobs = _jobs(map(first.record, waiting), spec, settings.relax)
     for job, (relaxation,) in run_jobs(lambda: next(jobs, None), workers=workers):
-        row = score(job.tag, relaxation, references, known, run.matcher)
+        row = score(job.tag, relaxation, settings.relax.pressure, references, known, run.matcher)
         store.write([row])
         finished += 1
         on_progress(finished, total)
@@ -250,8 +249,8 @@ def _described(record: Record, before: float) -> dict[str, Any]:
         "outcome": str(record.outcome),
         "detail": record.detail,
         "formation_energy_per_atom": record.formation_energy_per_atom,
-        "energy_per_atom": record.energy_per_atom,
-        "energy_per_atom_before": before,
+        "enthalpy_per_atom": record.enthalpy_per_atom,
+        "enthalpy_per_atom_before": before,
         "minutes": record.relax_seconds / 60,
         "space_group": None,
         "cell": None,

@@ -16,6 +16,7 @@ from pymatgen.core import Structure
 
 from unimat_search.compare import RESULTS, RunError, read_settings, run_comparison
 from unimat_search.eval.backends import Workers, usable_cores
+from unimat_search.eval.intervals import estimate
 from unimat_search.eval.metrics import HULL_COUNTS
 from unimat_search.eval.parallel import load_relaxer, relax_chunks
 from unimat_search.eval.trials import (
@@ -24,7 +25,6 @@ from unimat_search.eval.trials import (
     collect_all,
     common_budget,
     differences,
-    estimate,
     outcomes,
     rates,
     speed_up,
@@ -47,7 +47,6 @@ VERSION = 1
 
 HULL_KEYS = ("n_hull_distances", *HULL_COUNTS)
 
-STRICT = MatchSettings(ltol=0.2, stol=0.3, angle_tol=5.0)
 """A candidate that matches a known structure within these is that structure (pymatgen's defaults); the benchmarks'
 looser ones count distorted relatives too."""
 
@@ -164,7 +163,7 @@ def reproduce(
         relaxer=relaxer,
         relax=RELAX,
         reference=str((out / KNOWN).resolve()),
-        matcher=STRICT,
+        matcher=MatchSettings(),
     )
     resume = (out / RUN / SETTINGS).is_file()
     if resume:  # the folder may have been moved, generators may have joined

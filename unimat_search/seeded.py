@@ -201,7 +201,7 @@ def shares(records: Sequence[Record], arms: Sequence[str]) -> FloatArray:
         arms: Names.
     """
     energies = np.array(
-        [r.energy_per_atom if r.converged and r.energy_per_atom is not None else np.inf for r in records]
+        [r.enthalpy_per_atom if r.converged and r.enthalpy_per_atom is not None else np.inf for r in records]
     )
     gains, costs = dict.fromkeys(arms, PRIOR * PRIOR_GAIN), dict.fromkeys(arms, PRIOR * PRIOR_COST)
     for index, record in enumerate(records):
@@ -217,11 +217,11 @@ def shares(records: Sequence[Record], arms: Sequence[str]) -> FloatArray:
 
 def parents(records: Sequence[Record]) -> list[Structure]:
     """The lowest distinct relaxed structures."""
-    relaxed = [r for r in records if r.converged and r.final_structure is not None and r.energy_per_atom is not None]
+    relaxed = [r for r in records if r.converged and r.final_structure is not None and r.enthalpy_per_atom is not None]
     chosen: list[Structure] = []
     last = -np.inf
-    for record in sorted(relaxed, key=lambda r: r.energy_per_atom or 0.0):
-        energy = record.energy_per_atom or 0.0
+    for record in sorted(relaxed, key=lambda r: r.enthalpy_per_atom or 0.0):
+        energy = record.enthalpy_per_atom or 0.0
         if energy - last > DUPLICATE and record.final_structure is not None:
             chosen.append(record.final_structure)
             last = energy

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pymatgen.core import Structure
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 COLUMNS = tuple(field.name for field in fields(Record))
 NUMBERS = (
     "formula_units",
@@ -28,6 +28,7 @@ NUMBERS = (
     "index",
     "generate_seconds",
     "energy",
+    "enthalpy",
     "formation_energy_per_atom",
     "n_steps",
     "max_force",

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 
 from unimat_search.eval import metrics
 from unimat_search.records import Outcome, Record
@@ -17,19 +17,11 @@ def record(index: int = 0, energy: float | None = None, outcome: Outcome = Outco
     total = None if energy is None else 2 * energy
     return Record(
         f"g/NaCl/0/{index}", "g", "NaCl", 1, "Cl1 Na1", 0, index,
-        outcome=outcome, energy=total, formation_energy_per_atom=energy, **more,
+        outcome=outcome, energy=total, enthalpy=total, formation_energy_per_atom=energy, **more,
     )  # fmt: skip
 
 
-@given(st.integers(1, 500), st.data())
-def test_wilson_interval_is_scipys(trials: int, data: st.DataObject) -> None:
-    successes = data.draw(st.integers(0, trials))
-    expected = binomtest(successes, trials).proportion_ci(method="wilson")
-    assert metrics.wilson_interval(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-9)
-
-
 def test_nothing_has_no_rate() -> None:
-    assert metrics.wilson_interval(0, 0) is None
     assert metrics.rate(0, 0) is None
     assert metrics.summarise_records([])["convergence_rate"] is None
     assert metrics.summarise_deltas([])["reduction_rate"] is None
@@ -117,7 +109,7 @@ def test_overall_counts_compositions() -> None:
     ]
     tally = metrics.Overall()
     for entry, rows in zip(entries, ([record(0, -1.0)], [], []), strict=True):
-        tally.add(entry, rows)
+        tally.add({"convergence_rate": None} | entry, rows)
     overall = tally.summary()
     assert overall["composition_convergence_rate"] == pytest.approx(2 / 3)
     assert overall["reduction_rate"] == 0.5
@@ -126,3 +118,22 @@ def test_overall_counts_compositions() -> None:
     assert overall["n_hull_distances"] == 2
     assert [overall[name] for name in metrics.HULL_COUNTS] == [1, 1, 2, 2]
     assert "formation_energy_per_atom" not in overall
+    assert overall["convergence_rate_interval"] is None
+
+
+def test_the_interval_of_all_structures_is_over_compositions() -> None:
+    """Two of a hundred compositions fail in all of their fifty structures: those are two failures, not a hundred."""
+    tally = metrics.Overall()
+    for failed in [True] * 2 + [False] * 98:
+        rows = [record(i, -1.0, Outcome.NOT_CONVERGED if failed else Outcome.CONVERGED) for i in range(50)]
+        tally.add({"e_above_hull": None, "delta_e_f": None} | metrics.summarise_records(rows), rows)
+    low, high = tally.summary()["convergence_rate_interval"]
+    assert low == pytest.approx(0.95, abs=0.011)
+    assert high == 1.0
+
+
+def test_lowest_goes_by_enthalpy() -> None:
+    """3 atoms under 50 GPa: -12 eV at 60 cubic angstrom are worth less than -11 eV at 50."""
+    loose, dense = replace(record(0, -4.0), enthalpy=6.7), replace(record(1, -3.7), enthalpy=4.6)
+    assert metrics.lowest([loose, dense]) is dense
+    assert metrics.delta_e_f([dense], [loose]) == pytest.approx(-1.05)

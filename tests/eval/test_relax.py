@@ -370,6 +370,7 @@ def test_an_element_that_the_potential_does_not_know() -> None:
     result = relaxed(emt_relaxer(), [ROCK_SALT])[0]
     assert result.outcome is Outcome.RELAXER_FAILED
     assert result.detail
+    assert result.seconds > 0  # a failure costs what it took
 
 
 @pytest.mark.parametrize(

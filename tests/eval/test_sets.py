@@ -22,7 +22,7 @@ from unimat_search.eval.sets import (
     match_everyone,
     rms_distances,
 )
-from unimat_search.records import MatchSettings
+from unimat_search.records import BENCHMARK_MATCH, MatchSettings
 
 IRON = Structure(Lattice.cubic(2.8), ["Fe", "Fe"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
 CAESIUM_CHLORIDE = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
@@ -113,7 +113,7 @@ def test_families_and_known_crystals() -> None:
 
 def test_matching_everyone() -> None:
     """Two polymorphs, both to be found: a set of copies of one finds half."""
-    matcher = MatchSettings()
+    matcher = BENCHMARK_MATCH
     known = [ROCK_SALT, CAESIUM_CHLORIDE]
     copies = rms_distances([ROCK_SALT, ROCK_SALT], known, MatchSettings(0.2, 0.3, 5))
     assert match_everyone([copies], matcher) == (0.5, 0.25)

@@ -17,12 +17,21 @@ import pytest
 from pymatgen.core import Composition, Lattice, Structure
 
 from unimat_search.compare import RunError, run_comparison
+from unimat_search.eval.match import best_match
 from unimat_search.eval.references import References
-from unimat_search.eval.report import to_table
+from unimat_search.eval.report import footnotes, to_table
 from unimat_search.formula import FormulaError
 from unimat_search.generation import Order, generate
 from unimat_search.plan import CompareSettings, plan
-from unimat_search.records import Outcome, Record, RelaxSettings, Task
+from unimat_search.records import (
+    BENCHMARK_MATCH,
+    EV_PER_CUBIC_ANGSTROM,
+    MatchSettings,
+    Outcome,
+    Record,
+    RelaxSettings,
+    Task,
+)
 from unimat_search.registry import PluginError, Spec, UnknownPluginError, load
 from unimat_search.store import Store
 
@@ -338,7 +347,34 @@ def test_known_structures_are_found(tmp_path: Path) -> None:
     assert entry["first_match"] == hits[0].index + 1
     assert entry["rms_dist"] == min(record.rms_dist or 0 for record in hits)
     assert summary["overall"]["airss"]["match_rate"] == 1.0
-    assert summary["matcher"] == {"ltol": 0.3, "stol": 0.5, "angle_tol": 10.0}
+    assert summary["matcher"] == {"ltol": 0.2, "stol": 0.3, "angle_tol": 5.0}
+
+
+def test_under_pressure_structures_go_by_their_enthalpy(tmp_path: Path) -> None:
+    """Hulls, of no pressure, stay away, and the notes say so."""
+    relax = replace(EMT.relax, pressure=100.0)
+    settings = replace(EMT, formulas=("Cu",), generators=("uniform",), formula_units="2", n=8, relax=relax)
+    summary = run_comparison(settings, tmp_path / "run", workers=1)
+    converged = [record for record in rows(tmp_path / "run") if record.converged]
+    for record in converged:
+        assert record.final_structure
+        work = 100.0 * record.final_structure.volume / EV_PER_CUBIC_ANGSTROM
+        assert record.enthalpy == pytest.approx((record.energy or 0.0) + work)
+    best = min(converged, key=lambda record: record.enthalpy_per_atom or 0.0)
+    assert summary["compositions"][0]["generators"]["uniform"]["best"] == best.key
+    assert summary["hull_reference"] is None
+    assert "100.0 GPa" in footnotes(summary)
+    with pytest.raises(ValueError, match="of no pressure"):
+        replace(settings, hull="phases.csv")
+
+
+def test_zincblende_is_not_rock_salt() -> None:
+    """Though the benchmarks' tolerances for samples, which are wider, say so."""
+    rock_salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.69), ["Na", "Cl"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
+    zincblende = Structure.from_spacegroup("F-43m", Lattice.cubic(6.2), ["Na", "Cl"], [[0.0, 0, 0], [0.25] * 3])
+    known = {"NaCl": [("rock salt", rock_salt)]}
+    assert best_match(zincblende, known, BENCHMARK_MATCH)
+    assert best_match(zincblende, known, MatchSettings()) is None
 
 
 def test_hull_distances_say_what_they_count_from(tmp_path: Path) -> None:
@@ -380,7 +416,7 @@ def test_labels_name_columns_and_rows(tmp_path: Path) -> None:
 def test_an_unphysical_energy_is_a_failure_with_that_reason() -> None:
     from unimat_search.compare import score
     from unimat_search.eval.references import ElementReference
-    from unimat_search.records import MatchSettings, Relaxation
+    from unimat_search.records import Relaxation
 
     structure = Structure(Lattice.cubic(3), ["Al", "Cu"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
     reference = ElementReference(-3.0, "fcc", 1, 1)
@@ -392,9 +428,9 @@ def test_an_unphysical_energy_is_a_failure_with_that_reason() -> None:
         (9.0, Outcome.UNPHYSICAL_ENERGY),
     ):
         relaxation = Relaxation(0, structure, energy, 1, 0.01, Outcome.CONVERGED)
-        scored = score(record, relaxation, references, None, MatchSettings())
+        scored = score(record, relaxation, 0.0, references, None, MatchSettings())
         assert scored.outcome is outcome
-    without = score(record, relaxation, References("emt"), None, MatchSettings())
+    without = score(record, relaxation, 0.0, References("emt"), None, MatchSettings())
     assert without.outcome is Outcome.CONVERGED
     assert without.formation_energy_per_atom is None
 

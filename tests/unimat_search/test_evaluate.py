@@ -7,11 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Composition, Lattice, Structure
 
 from unimat_search.baselines.published import published
 from unimat_search.cli import main
-from unimat_search.evaluate import NAMES, Samples, compared, evaluate, footnotes, read_benchmark, read_samples
+from unimat_search.evaluate import (
+    NAMES,
+    Samples,
+    all_structures,
+    compared,
+    evaluate,
+    footnotes,
+    read_benchmark,
+    read_samples,
+)
+from unimat_search.records import FailedAttempt
 from unimat_search.registry import Spec
 from unimat_search.unimat.sources import from_structures, write_parquet
 
@@ -51,7 +61,7 @@ def test_copies_and_broken_crystals(data_dir: Path) -> None:
         archive.writestr("5.cif", "broken")
     samples = read_samples(data_dir / "samples.zip")
     assert samples.n_generated == 6
-    assert list(samples.reasons) == ["5.cif"]
+    assert [name for name, one in samples.attempts.items() if isinstance(one, FailedAttempt)] == ["5.cif"]
     table = evaluate(samples, read_benchmark("mp-20", data_dir), workers=1)
     assert (table["n_generated"], table["n_read"]) == (6, 5)
     assert table["valid_structure"] == pytest.approx(4 / 6)
@@ -66,7 +76,7 @@ def test_samples_of_equal_names_are_all_kept(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "samples.zip", "w") as archive:
         for name in ("a#2.cif", "b/a.cif", "c/a.cif"):
             archive.writestr(name, TEST["cu-au"].to(fmt="cif"))
-    assert sorted(read_samples(tmp_path / "samples.zip").structures) == ["a", "a#2", "a#3"]
+    assert sorted(read_samples(tmp_path / "samples.zip").attempts) == ["a", "a#2", "a#3"]
 
 
 def test_nothing_is_called_new_without_a_training_set(data_dir: Path) -> None:
@@ -138,7 +148,7 @@ def test_crystals_that_relax_into_one_count_once_and_not_as_new(data_dir: Path) 
 def test_charges_make_no_other_element(tmp_path: Path) -> None:
     oxide = Structure(Lattice.cubic(4), ["Fe2+", "Fe3+", "O2-"], [[0.0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5]])
     oxide.to(str(tmp_path / "oxide.cif"))
-    (read,) = read_samples(tmp_path).structures.values()
+    (read,) = read_samples(tmp_path).structures
     assert read.composition.reduced_formula == "Fe2O"
     assert len(read.composition) == 2
 
@@ -149,6 +159,21 @@ def test_what_would_take_hours_is_left_out(data_dir: Path, monkeypatch: pytest.M
     table = evaluate(samples, read_benchmark("mp-20", data_dir), workers=1)
     assert table["match_rate_at_1"] == 1.0
     assert table["match_everyone_rate"] is None
+
+
+def test_a_sample_that_failed_is_no_match(data_dir: Path) -> None:
+    """Of two compositions asked for, one sample was made, and is right: half, also if it comes after a failure."""
+    right = next(iter(read_samples(data_dir / "mp_20" / "test.parquet").structures))
+    other = Composition("Fe")
+    known = read_benchmark("mp-20", data_dir)
+    missing = next(one for one in all_structures(known.test) if one.composition != right.composition).composition
+    samples = Samples({"a": right, "b": FailedAttempt("no luck"), "c": FailedAttempt("no luck")})
+    table = evaluate(samples, known, asked=[right.composition, missing, other], workers=1)
+    assert table["n_asked"] == 2
+    assert table["match_rate_at_1"] == table["match_everyone_rate"] == 0.5
+    late = Samples({"a": FailedAttempt("no luck"), "b": right})
+    table = evaluate(late, known, asked=[right.composition] * 2, workers=1)
+    assert (table["match_rate_at_1"], table["match_everyone_rate"]) == (0.0, 1.0)
 
 
 def test_the_command(data_dir: Path) -> None:
@@ -190,7 +215,8 @@ def test_papers_say_what_can_be_compared() -> None:
 def test_a_flat_cell_counts_and_costs_nothing(data_dir: Path) -> None:
     """A billionth of an angstrom high: valid by the benchmarks' rule; its neighbours could not be counted."""
     flat = Structure(Lattice(np.diag([1e-9, 2e4, 2e4])), ["Fe"], [[0.0, 0, 0]])
-    table = evaluate(Samples({"flat": flat}, {"other": "no luck"}), read_benchmark("mp-20", data_dir), workers=1)
+    samples = Samples({"flat": flat, "other": FailedAttempt("no luck")})
+    table = evaluate(samples, read_benchmark("mp-20", data_dir), workers=1)
     assert table["valid_structure"] == 0.5
     assert table["unique"] == 0.0
     assert table["unreadable"] == {"no luck": 1}

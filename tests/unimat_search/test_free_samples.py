@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -65,9 +66,9 @@ def test_failed_samples_stay_in_the_denominator(tmp_path: Path) -> None:
     write_samples([TEST["cu-au"], FailedAttempt("no luck"), TEST["ni-al"]], tmp_path / "s.parquet")
     samples = read_samples(tmp_path / "s.parquet")
     assert samples.n_generated == 3
-    assert list(samples.structures) == ["s-0", "s-2"]
-    assert samples.structures["s-0"].matches(TEST["cu-au"])
-    assert samples.reasons == {"s-1": "no luck"}
+    assert list(samples.attempts) == ["s-0", "s-1", "s-2"]
+    assert samples.structures[0].matches(TEST["cu-au"])
+    assert samples.reasons == {"no luck": 1}
 
 
 def test_what_a_generator_gives_is_checked(data_dir: Path) -> None:
@@ -113,10 +114,10 @@ def test_proxies_foretell_in_ranks() -> None:
         for k in range(5)
     }
     found = predictions(tables)
-    assert found["valid_structure"]["stable_unique_new"] == pytest.approx(1.0)
-    assert found["valid_structure"]["convergence_rate"] == pytest.approx(-1.0)
+    perfect = {"value": pytest.approx(1.0), "p": pytest.approx(2 / math.factorial(5)), "n": 5}
+    assert found["valid_structure"]["stable_unique_new"] == perfect
+    assert found["valid_structure"]["convergence_rate"] == perfect | {"value": pytest.approx(-1.0)}
     assert found["unique"]["stable_unique_new"] is None
-    assert found["valid_structure"]["formation_energy_per_atom"] is None
     assert predictions(dict(list(tables.items())[:3])) == {}
 
 

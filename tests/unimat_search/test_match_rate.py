@@ -7,7 +7,7 @@ from pymatgen.core import Lattice, Structure
 
 from tests.unimat.crystals import random_set, tiny_model
 from unimat_search.match_rate import MatchRates, compare, match_rates
-from unimat_search.records import MatchSettings
+from unimat_search.records import BENCHMARK_MATCH
 from unimat_search.unimat.model import SampleSettings
 from unimat_search.unimat.sample import Crystal
 
@@ -48,7 +48,7 @@ def test_a_shifted_crystal_matches_and_another_does_not() -> None:
     long = Structure(Lattice.orthorhombic(2, 2, 20), ["Na", "Cl"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
     flat = (*sampled(salt)[:2], torch.zeros(3, 3, dtype=torch.float64))
     made = [sampled(shifted), sampled(on_top), sampled(long), flat]
-    rms, valid = compare(made, sampled(salt), MatchSettings())
+    rms, valid = compare(made, sampled(salt), BENCHMARK_MATCH)
     assert rms[0] == pytest.approx(0, abs=1e-6)
     assert 0.4 < rms[1] < 0.5  # the benchmarks' tolerance is wide: such a sample matches, but is not valid
     assert np.isnan(rms[2:]).all()

@@ -248,7 +248,7 @@ def test_two_judges_of_a_hand_made_case() -> None:
     def record(generator: str, formula: str, energy: float) -> Record:
         return Record(
             f"{generator}/{formula}", generator, formula, 1, f"{formula}1", 0, 0,
-            outcome=Outcome.CONVERGED, energy=energy,
+            outcome=Outcome.CONVERGED, energy=energy, enthalpy=energy,
         )  # fmt: skip
 
     found = {

@@ -35,6 +35,7 @@ def relaxed(structures: list[Structure], energies: list[float]) -> list[Record]:
             outcome=Outcome.CONVERGED,
             final_structure=structure,
             energy=energy,
+            enthalpy=energy,
         )
         for index, (structure, energy) in enumerate(zip(structures, energies, strict=True))
     ]
