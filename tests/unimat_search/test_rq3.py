@@ -107,7 +107,7 @@ def test_losses_are_named_the_worst_first() -> None:
     ours, theirs = _losses("ours", rows), _losses("theirs", rows)
     assert ours["converged"] == 4
     assert ours["above best by > 5 meV"] == 2
-    assert ours["of these above the known one"] == 1
+    assert ours["of these, the known one is lowest"] == 1
     assert ours["worst (meV/atom, who is lowest)"] == "B 500 (theirs); A 100 (known structure)"
     assert theirs["above best by > 5 meV"] == 1
 
