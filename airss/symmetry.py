@@ -6,7 +6,7 @@ Column vectors throughout: an operation maps fractional coordinates x to W x + w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -21,8 +21,6 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int_]
 
 TOLERANCE = 1e-6
-FRUITLESS_WALKS = 100
-"""The search for special positions of a group ends after so many random walks without a new one."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +91,14 @@ def space_group(number: int) -> SpaceGroup:
     _, first = np.unique(primitive_rotations.reshape(-1, 9), axis=0, return_index=True)
     is_identity = (primitive_rotations[first] == np.eye(3, dtype=int)).all(axis=(1, 2))
     order = first[np.argsort(~is_identity, kind="stable")]
-    return SpaceGroup(number, primitive_rotations[order], _wrapped(primitive_translations[order]), basis)
+    return SpaceGroup(number, primitive_rotations[order], wrapped(primitive_translations[order]), basis)
 
 
 @lru_cache(maxsize=256)
 def sites(number: int) -> tuple[Site, ...]:
     """The positions of a space group, special ones first, equivalent ones listed once."""
     group = space_group(number)
-    return tuple(_site(group, np.array(point)) for point in _site_points()[number - 1])
+    return tuple(site_of(group, np.array(point)) for point in _site_points()[number - 1])
 
 
 @lru_cache(maxsize=1)
@@ -108,27 +106,6 @@ def _site_points() -> list[list[list[float]]]:
     """A point of every site of every space group, made by `benchmarks/space_group_sites.py`."""
     points: list[list[list[float]]] = json.loads((resources.files(__package__) / "sites.json").read_text())
     return points
-
-
-def find_site_points(number: int) -> list[FloatArray]:
-    """A point of every position of a space group, special ones first, equivalent ones once.
-
-    They are found by random walks: a point is moved onto the fixed points of one operation after the
-    other, and every stop is a special position.
-    """
-    group = space_group(number)
-    rng = np.random.default_rng(number)
-    found: list[tuple[FloatArray, Site]] = []
-    fruitless = 0
-    while fruitless < FRUITLESS_WALKS:
-        fruitless += 1
-        for point in _walk(group, rng):
-            site = _site(group, point)
-            if not any(_equivalent(group, site, other) for _, other in found):
-                found.append((point, site))
-                fruitless = 0
-    found.sort(key=lambda pair: pair[1].multiplicity)
-    return [*(_wrapped(point) for point, _ in found), rng.random(3)]
 
 
 class GroupTable(NamedTuple):
@@ -223,62 +200,24 @@ def _primitive_basis(translations: FloatArray) -> FloatArray:
     raise AssertionError("translations span no lattice")
 
 
-def _walk(group: SpaceGroup, rng: np.random.Generator) -> Iterator[FloatArray]:
-    """Points on special positions on the way of one random point to ever higher symmetry.
-
-    The operations that fix the point so far are linear conditions on it; each further one joins them if
-    all can hold at once.
-    """
-    point = rng.uniform(-1, 1, 3)
-    matrix, vector = np.zeros((0, 3)), np.zeros(0)
-    for operation in rng.permutation(np.arange(1, group.order)):
-        rotation, translation = group.rotations[operation], group.translations[operation]
-        shift = np.rint(point - rotation @ point - translation)
-        stacked = np.vstack([matrix, np.eye(3) - rotation])
-        target = np.concatenate([vector, translation + shift])
-        inverse = np.linalg.pinv(stacked)
-        fixed = point + inverse @ (target - stacked @ point)
-        if np.abs(stacked @ fixed - target).max() > TOLERANCE:
-            continue
-        free = np.eye(3) - inverse @ stacked
-        point, matrix, vector = fixed + free @ rng.uniform(-1, 1, 3), stacked, target
-        yield point
-        if np.abs(free).max() < TOLERANCE:
-            return
-
-
 def _fixes(group: SpaceGroup, point: FloatArray) -> NDArray[np.bool_]:
     """Which operations map a point to a lattice translation of itself."""
     moved = group.images(point) - point
     return np.asarray(np.abs(moved - np.rint(moved)).max(axis=1) < TOLERANCE)
 
 
-def _site(group: SpaceGroup, point: FloatArray) -> Site:
+def site_of(group: SpaceGroup, point: FloatArray) -> Site:
+    """The site that a point is on."""
     stabiliser = _fixes(group, point)
     projector = group.rotations[stabiliser].mean(axis=0)
-    images = _wrapped(group.images(point))
+    images = wrapped(group.images(point))
     apart = images[:, None] - images
     same = np.abs(apart - np.rint(apart)).max(axis=2) < TOLERANCE
     operations = np.flatnonzero(same.argmax(axis=1) == np.arange(group.order))
     return Site(len(operations), point - projector @ point, projector, operations)
 
 
-def _equivalent(group: SpaceGroup, first: Site, second: Site) -> bool:
-    """Whether an operation or a lattice translation maps one site onto the other."""
-    freedom = np.trace(first.projector) - np.trace(second.projector)
-    if first.multiplicity != second.multiplicity or abs(freedom) > TOLERANCE:
-        return False
-    inverses = np.rint(np.linalg.inv(group.rotations)).astype(int)
-    projectors = group.rotations @ first.projector @ inverses
-    same_directions = np.abs(projectors - second.projector).max(axis=(1, 2)) < TOLERANCE
-    across = np.eye(3) - second.projector
-    cells = np.array(list(product((-2, -1, 0, 1, 2), repeat=3)))
-    apart = group.images(first.origin)[same_directions] - second.origin
-    offsets = (apart[:, None] + cells - np.rint(apart)[:, None]) @ across.T
-    return bool((np.abs(offsets).max(axis=2) < 1e3 * TOLERANCE).any())
-
-
-def _wrapped(coords: FloatArray) -> FloatArray:
+def wrapped(coords: FloatArray) -> FloatArray:
     """Into [0, 1), with values just below 1 counted as 0."""
     wrapped = coords - np.floor(coords)
     return np.where(wrapped > 1 - TOLERANCE, 0.0, wrapped)

@@ -15,6 +15,7 @@ from typing import Any
 
 from pymatgen.core import Composition, Element
 
+from unimat_search.disk import whole
 from unimat_search.eval.backends import Workers
 from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, relax_chunks
 from unimat_search.formats import structure_from_row
@@ -199,6 +200,5 @@ def write_relaxed(file: Path, phases: Iterable[RelaxedPhase]) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(phase) for phase in sorted(phases, key=lambda phase: phase.material_id))
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
-    partial.replace(file)
+    with whole(file) as partial:
+        partial.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))

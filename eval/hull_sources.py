@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 from pymatgen.core import Composition
 
+from unimat_search.disk import cache_folder, write_whole
 from unimat_search.eval.hull import Hull, Phase, elements_of
-from unimat_search.eval.references import References, cache_folder, file_stem
-from unimat_search.files import write_whole
+from unimat_search.eval.references import References, file_stem
 from unimat_search.records import UserError, first_line
 
 Row = Mapping[str, Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
+from unimat_search.disk import whole
 from unimat_search.eval.coverage import COMPOSITION_LENGTH, Cutoffs, Fingerprints, composition_fingerprint, coverage
 from unimat_search.eval.crystalnn import LENGTH, crystal_fingerprint
 from unimat_search.eval.metrics import rate
@@ -70,9 +70,8 @@ class Facts:
     def save(self, file: Path) -> None:
         """Write a file, whole or not at all."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}.npz")
-        np.savez_compressed(partial, **asdict(self))
-        partial.replace(file)
+        with whole(file, alone=False) as partial, partial.open("wb") as opened:
+            np.savez_compressed(opened, **asdict(self))
 
     @classmethod
     def load(cls, file: Path) -> Facts:

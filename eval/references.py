@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from pymatgen.core import Composition, Element, Lattice, Structure
 
+from unimat_search.disk import cache_folder, whole
 from unimat_search.eval.backends import Workers
 from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, relax_chunks
 from unimat_search.files import read_structures
@@ -127,20 +127,11 @@ def cache_file(potential: str) -> Path:
     return cache_folder() / "references" / _file_name(potential)
 
 
-def cache_folder() -> Path:
-    """The folder of what is made or fetched once on a machine."""
-    from platformdirs import user_cache_path
-
-    root = os.environ.get("UNIMAT_SEARCH_CACHE")
-    return Path(root) if root else user_cache_path("unimat-search")
-
-
 def save_references(references: References, file: Path) -> None:
     """Write a reference file, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_text(references.to_json() + "\n", encoding="utf-8")
-    partial.replace(file)
+    with whole(file, alone=False) as partial:
+        partial.write_text(references.to_json() + "\n", encoding="utf-8")
 
 
 def references_for(spec: Spec, relaxer: Relaxer, elements: Collection[str], *, workers: Workers) -> References:

@@ -73,7 +73,7 @@ def distribution_distance(made: FloatArray, known: FloatArray) -> float | None:
     return float(wasserstein_distance(made, known)) if len(made) and len(known) else None
 
 
-def families(structures: Sequence[Structure], matcher: MatchSettings = SAME) -> list[list[int]]:
+def families(structures: Sequence[Structure]) -> list[list[int]]:
     """Positions of structures that are the same crystal, each family in the order of the input.
 
     The first member is the one that counts as unique.
@@ -82,9 +82,9 @@ def families(structures: Sequence[Structure], matcher: MatchSettings = SAME) -> 
     for index, structure in enumerate(structures):
         by_formula.setdefault(structure.composition.reduced_formula, []).append(index)
     return sorted(
-        sorted(rows[member] for member in family.members)
+        sorted(rows[member] for member in family)
         for rows in by_formula.values()
-        for family in unite([structures[row] for row in rows], [0.0] * len(rows), matcher=matcher)
+        for family in unite([structures[row] for row in rows], [0.0] * len(rows))
     )
 
 
@@ -93,12 +93,11 @@ class KnownCrystals:
 
     Args:
         structures: By reduced formula.
-        matcher: When two are the same crystal.
     """
 
-    def __init__(self, structures: Mapping[str, Sequence[Structure]], matcher: MatchSettings = SAME) -> None:
+    def __init__(self, structures: Mapping[str, Sequence[Structure]]) -> None:
         self.structures = structures
-        self._matcher = structure_matcher(matcher)
+        self._matcher = structure_matcher(SAME)
         self._known: dict[str, list[_Crystal]] = {}
 
     def __contains__(self, structure: object) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import takewhile
 
 import numpy as np
@@ -20,57 +19,44 @@ SAME = MatchSettings()
 """Tolerances of pymatgen's own default."""
 
 
-@dataclass
-class Family:
-    """Structures that are the same crystal.
-
-    Attributes:
-        members: Their positions in the input, the lowest energy first.
-    """
-
-    members: list[int] = field(default_factory=list)
-
-
 def unite(
     structures: Sequence[Structure],
     energies: Sequence[float],
     *,
     window: float = 0.01,
-    matcher: MatchSettings = SAME,
-) -> list[Family]:
+) -> list[list[int]]:
     """Sort structures into families of equal crystals.
 
     Args:
         structures: Of any compositions.
         energies: EV per atom (or enthalpies).
         window: Structures whose energies differ by more are different, eV/atom.
-        matcher: When two of the others are the same.
 
     Returns:
-        Families, the one with the lowest energy first.
+        Families, the one with the lowest energy first: positions in the input, the lowest energy first.
     """
-    fit = structure_matcher(matcher)
+    fit = structure_matcher(SAME)
     formulas = [structure.composition.reduced_formula for structure in structures]
-    families: list[Family] = []
+    families: list[list[int]] = []
     prints: list[FloatArray] = []
     for index in np.argsort(energies, kind="stable").tolist():
         own = fingerprint(structures[index])
 
-        def is_near(family: Family, energy: float = energies[index]) -> bool:
-            return energy - energies[family.members[0]] <= window
+        def is_near(family: list[int], energy: float = energies[index]) -> bool:
+            return energy - energies[family[0]] <= window
 
         near = list(takewhile(is_near, reversed(families)))  # families are in the order of their energies
         alike = (
             family
             for family, other in zip(near, reversed(prints), strict=False)
-            if formulas[family.members[0]] == formulas[index]
+            if formulas[family[0]] == formulas[index]
             and difference(own, other) <= CLOSE
-            and fit.fit(structures[family.members[0]], structures[index])
+            and fit.fit(structures[family[0]], structures[index])
         )
         home = next(alike, None)
         if home is None:
-            families.append(Family([index]))
+            families.append([index])
             prints.append(own)
         else:
-            home.members.append(index)
+            home.append(index)
     return families

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from unimat_search.disk import write_whole
 from unimat_search.shell import DATA_DIR, FILE, RELAXER, WORKERS, BadInput, clear_errors, connected, progress
 
 
@@ -70,7 +71,6 @@ def check(file: Path, data_dir: Path | None, relaxer: str, sample: int, out: Pat
         from unimat_search.eval.parallel import load_relaxer, quiet
         from unimat_search.eval.references import load_references
         from unimat_search.eval.report import plain_text
-        from unimat_search.files import write_whole
         from unimat_search.registry import Spec
 
         if data_dir is None:

@@ -12,13 +12,13 @@ from typing import Any
 
 from pymatgen.core import Composition
 
+from unimat_search.disk import write_whole
 from unimat_search.eval.backends import Workers, usable_cores
 from unimat_search.eval.hull_sources import load_hull
 from unimat_search.eval.match import Known, best_match, read_known
 from unimat_search.eval.parallel import load_relaxer, run_jobs
 from unimat_search.eval.references import References, references_for
 from unimat_search.eval.sanity import FORMATION_ENERGY_WINDOW
-from unimat_search.files import write_whole
 from unimat_search.generation import load_generators
 from unimat_search.locks import is_empty, owned
 from unimat_search.plan import SETTINGS, CompareSettings, Plan, plan

@@ -17,6 +17,7 @@ import numpy as np
 from pymatgen.core import Composition, Structure
 
 from unimat_search.baselines.published import Published
+from unimat_search.disk import cache_folder, write_whole
 from unimat_search.eval.backends import usable_cores
 from unimat_search.eval.coverage import CUTOFFS
 from unimat_search.eval.hull import BOUNDS, STABLE, Hull
@@ -24,7 +25,7 @@ from unimat_search.eval.hull_sources import load_hull
 from unimat_search.eval.metrics import HULL_COUNTS, rate, summarise_hull
 from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, quiet, relax_chunks
 from unimat_search.eval.proxy import LIBRARIES, VERSION, Facts, facts_of, is_flat, proxy_metrics
-from unimat_search.eval.references import References, cache_folder, file_stem, references_for
+from unimat_search.eval.references import References, file_stem, references_for
 from unimat_search.eval.report import Row, Section, number
 from unimat_search.eval.sanity import FORMATION_ENERGY_WINDOW
 from unimat_search.eval.sets import (
@@ -35,7 +36,7 @@ from unimat_search.eval.sets import (
     match_everyone,
     rms_distances,
 )
-from unimat_search.files import read_crystals, write_whole
+from unimat_search.files import read_crystals
 from unimat_search.fingerprint import FloatArray
 from unimat_search.formats import UNREAD
 from unimat_search.records import BENCHMARK_MATCH, FailedAttempt, MatchSettings, Outcome, Relaxation, RelaxSettings

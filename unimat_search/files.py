@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from pymatgen.core import Element, Structure
@@ -15,19 +14,6 @@ ACCEPTED = (
     "CIF, extxyz, POSCAR (.vasp, POSCAR*, CONTCAR*), parquet, .res, or a folder or archive (.zip, .tar.gz) of these; "
     ".csv and .json of structures, .pt of DiffCSP or CDVAE"
 )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file such that it is there whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    data = text.encode("utf-8")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()
-        raise
 
 
 def write_extxyz(path: Path, structures: Sequence[tuple[str, Structure]]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from pymatgen.core import Composition, Structure
 from scipy.stats import permutation_test, rankdata
 
+from unimat_search.disk import whole, write_whole
 from unimat_search.eval.hull_sources import hull_digest, load_hull
 from unimat_search.eval.intervals import estimate
 from unimat_search.eval.metrics import summarise_deltas
@@ -21,7 +22,6 @@ from unimat_search.eval.parallel import load_relaxer
 from unimat_search.eval.references import References
 from unimat_search.eval.report import Row, Section, hull_counts, number, with_interval
 from unimat_search.evaluate import NAMES, TABLE_VERSION, Benchmark, evaluate, read_samples
-from unimat_search.files import write_whole
 from unimat_search.generation import check, collect, load_generators
 from unimat_search.locks import is_empty, owned
 from unimat_search.protocol import StructureGenerator
@@ -108,9 +108,8 @@ def write_samples(attempts: Sequence[Structure | FailedAttempt], file: Path) -> 
             "reason": ["" if isinstance(attempt, Structure) else attempt.reason for attempt in attempts],
         }
     )
-    partial = file.with_name(f"{file.name}.partial")
-    pq.write_table(table, partial)
-    partial.replace(file)
+    with whole(file) as partial:
+        pq.write_table(table, partial)
 
 
 def reproduce(

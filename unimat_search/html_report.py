@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimat_search.compare import RESULTS, RunError, read_settings
+from unimat_search.disk import write_whole
 from unimat_search.eval import report
 from unimat_search.eval.intervals import curve
 from unimat_search.eval.trials import Trials, collect_all
-from unimat_search.files import write_whole
 from unimat_search.formula import parse_formula
 from unimat_search.plan import SETTINGS, CompareSettings
 from unimat_search.records import Record

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from unimat_search.compare import RESULTS, read_settings
+from unimat_search.disk import write_whole
 from unimat_search.eval.backends import Workers, usable_cores
 from unimat_search.eval.intervals import estimate, share
 from unimat_search.eval.metrics import TIE, by_column, lowest
 from unimat_search.eval.parallel import load_relaxer, relax_chunks
-from unimat_search.files import write_whole
 from unimat_search.records import Outcome, Record, RelaxSettings
 from unimat_search.registry import Spec
 from unimat_search.store import Store

@@ -13,13 +13,13 @@ import tomli_w
 from pymatgen.core import Structure
 
 from unimat_search.compare import REFINED, RESULTS, RunError, read_known_of, read_settings, rescore, score
+from unimat_search.disk import write_whole
 from unimat_search.eval.backends import Workers, usable_cores
 from unimat_search.eval.hull_sources import load_hull
 from unimat_search.eval.match import Known
 from unimat_search.eval.parallel import Job, load_relaxer, relaxation_job, run_jobs
 from unimat_search.eval.references import References, file_stem, references_for
 from unimat_search.eval.unique import unite
-from unimat_search.files import write_whole
 from unimat_search.locks import owned
 from unimat_search.plan import CompareSettings, Search, plan
 from unimat_search.records import Outcome, Record, Relaxation, RelaxSettings
@@ -179,7 +179,7 @@ def _different(store: Store, energies: Mapping[str, float], top: int) -> list[st
         structures = [_final(store.record(key)) for key in some]
         families = unite(structures, [energies[key] for key in some])
         if len(families) >= top or count >= len(keys):
-            return [some[family.members[0]] for family in families[:top]]
+            return [some[family[0]] for family in families[:top]]
         count *= 2
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from unimat_search.compare import RESULTS, RunError, read_settings, run_comparison
+from unimat_search.disk import whole, write_whole
 from unimat_search.eval.backends import Workers, usable_cores
 from unimat_search.eval.intervals import estimate
 from unimat_search.eval.metrics import HULL_COUNTS
@@ -29,7 +30,7 @@ from unimat_search.eval.trials import (
     rates,
     speed_up,
 )
-from unimat_search.files import read_structures, write_extxyz, write_whole
+from unimat_search.files import read_structures, write_extxyz
 from unimat_search.formula import parse_formula
 from unimat_search.generation import load_generators
 from unimat_search.judge import judge_run
@@ -200,9 +201,8 @@ def _write_known(targets: Sequence[Target], known: Mapping[str, Structure], out:
     """The file of known structures that a new run compares with; what was there is of another run."""
     for name in (KNOWN_ENERGIES, JUDGED, TABLES):
         (out / name).unlink(missing_ok=True)
-    partial = out / f"partial-{KNOWN}"
-    write_extxyz(partial, [(target.material_id, known[target.reduced_formula]) for target in targets])
-    partial.replace(out / KNOWN)
+    with whole(out / KNOWN) as partial:
+        write_extxyz(partial, [(target.material_id, known[target.reduced_formula]) for target in targets])
 
 
 def _known_energies(

@@ -60,12 +60,13 @@ def footnotes(tables: Mapping[str, Any]) -> str:
         f"found@k: the known structure is among the first k relaxed ones (StructureMatcher {matcher['ltol']}, "
         f"{matcher['stol']}, {matcher['angle_tol']}); reached: found, or an energy at most "
         f"{1000 * NEAR_KNOWN:.0f} meV/atom above the known structure's, relaxed likewise; both of the {known} of "
-        f"{len(tables['targets'])} compositions where that converges; tries, steps and seconds to reach it: means, searches that never do "
-        "counted with all their tries (times fewer tries: the ratio of the first generator's mean to this one's).",
+        f"{len(tables['targets'])} compositions where that converges; tries, steps and seconds to reach it: means, "
+        "searches that never do counted with all their tries (times fewer tries: the ratio of the first generator's "
+        "mean to this one's).",
         "above best: of the lowest structure over the lowest of all generators and the known one, eV/atom, mean of the "
         "n compositions where the generator converged.",
-        "Seconds and costs are of sampling and relaxation: training, and how structures that come from files were made, "
-        "are not in them.",
+        "Seconds are of sampling and relaxation: training, and how structures that come from files were made, are "
+        "not in them.",
         f"Paper: {tables['paper']['source']}; its relaxations are DFT's, these are a potential's.",
     ]
     if hull := tables["hull"]["reference"]:

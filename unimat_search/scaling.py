@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from unimat_search.disk import write_whole
 from unimat_search.eval.report import Row, Section, number
-from unimat_search.files import write_whole
 from unimat_search.match_rate import match_rates
 from unimat_search.unimat.checkpoint import load_model
 from unimat_search.unimat.model import SampleSettings

@@ -9,8 +9,8 @@ import numpy as np
 from pymatgen.core import Structure
 
 from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, relax_chunks
-from unimat_search.eval.unique import SAME, unite
-from unimat_search.records import MatchSettings, Outcome, Relaxation, RelaxSettings
+from unimat_search.eval.unique import unite
+from unimat_search.records import Outcome, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
 from unimat_search.res import ResEntry, space_group_symbol, under_pressure
 from unimat_search.shaking import Shaking, shaken
@@ -87,17 +87,13 @@ def _entry(name: str, result: Relaxation, pressure: float) -> ResEntry | None:
     return under_pressure(entry, pressure)
 
 
-def united(entries: Sequence[ResEntry], *, window: float = 0.01, matcher: MatchSettings = SAME) -> list[ResEntry]:
+def united(entries: Sequence[ResEntry], *, window: float = 0.01) -> list[ResEntry]:
     """One entry for each crystal, the lowest, with the copies of all; the lowest first.
 
     Args:
         entries: Relaxed structures.
         window: Enthalpies that differ by more are of different crystals, eV/atom.
-        matcher: When two of the others are the same.
     """
     per_atom = [entry.enthalpy / len(entry.structure) for entry in entries]
-    families = unite([entry.structure for entry in entries], per_atom, window=window, matcher=matcher)
-    return [
-        replace(entries[family.members[0]], copies=sum(entries[i].copies for i in family.members))
-        for family in families
-    ]
+    families = unite([entry.structure for entry in entries], per_atom, window=window)
+    return [replace(entries[family[0]], copies=sum(entries[i].copies for i in family)) for family in families]

@@ -6,11 +6,13 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
+from unimat_search.disk import whole
 from unimat_search.eval.export import write_best
 from unimat_search.eval.hull import Hull, HullPoint
 from unimat_search.eval.match import Known
@@ -168,9 +170,8 @@ class _Files:
 
     def __init__(self, folder: Path, head: Mapping[str, Any]) -> None:
         self._head = head
-        self._paths = [folder / name for name in (SUMMARY, TABLE)]
-        self._files = [self._partial(path).open("w", encoding="utf-8", newline="") for path in self._paths]
-        self._json, self._csv = self._files
+        self._stack = ExitStack()
+        self._json, self._csv = (self._open(folder / name) for name in (SUMMARY, TABLE))
         self._json.write(json.dumps(head, indent=1)[:-2] + ',\n "compositions": [')
         self._table: csv.DictWriter[str] | None = None
         self._separator = "\n"
@@ -199,9 +200,9 @@ class _Files:
         matches = summarise_matches([]) if self._head["matcher"] else {}
         return list(dict.fromkeys([*first, *matches, *last]))
 
-    @staticmethod
-    def _partial(path: Path) -> Path:
-        return path.with_name(f"{path.name}.partial")
+    def _open(self, path: Path) -> IO[str]:
+        partial = self._stack.enter_context(whole(path))
+        return self._stack.enter_context(partial.open("w", encoding="utf-8", newline=""))
 
     def __enter__(self) -> Self:
         return self
@@ -209,9 +210,4 @@ class _Files:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file, path in zip(self._files, self._paths, strict=True):
-            file.close()
-            if error is None:
-                self._partial(path).replace(path)
-            else:
-                self._partial(path).unlink()
+        self._stack.__exit__(kind, error, trace)

@@ -6,7 +6,8 @@ import spglib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimat_search.airss.symmetry import find_site_points, orders, sites, space_group
+from benchmarks.space_group_sites import find_site_points
+from unimat_search.airss.symmetry import orders, sites, space_group
 
 NUMBERS = st.integers(1, 230)
 

@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 
 from tests.trust.targets import TARGETS
 from unimat_search.cli import main, run_name
+from unimat_search.disk import write_whole
 from unimat_search.eval.export import file_name
-from unimat_search.files import read_crystals, write_whole
+from unimat_search.files import read_crystals
 from unimat_search.records import FailedAttempt
 from unimat_search.registry import Spec, parse_all
 from unimat_search.unimat.checkpoint import build, load_model

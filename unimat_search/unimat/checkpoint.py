@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unimat_search.disk import whole
 from unimat_search.records import did_you_mean, first_line
 from unimat_search.unimat.elements import MAX_ATOMIC_NUMBER
 from unimat_search.unimat.model import CrystalModel
@@ -45,14 +46,10 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -
     """Write tensors and a header as one file, whole or not at all."""
     from safetensors.torch import save_file
 
-    part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        part,
-        {"json": json.dumps(header)},
-    )
-    part.replace(path)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with whole(path) as partial:
+        save_file(plain, partial, {"json": json.dumps(header)})
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

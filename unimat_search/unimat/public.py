@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from unimat_search.disk import cache_folder, write_whole
+
 CDVAE = "https://raw.githubusercontent.com/txie-93/cdvae/f857f598d6f6cca5dc1ea0582d228f12dcc2c2ea/data"
 WYCKOFF_TRANSFORMER = "https://raw.githubusercontent.com/SymmetryAdvantage/WyckoffTransformer/507e8f147a0e87905c2574ebfbbfc9fa21c2fb09/data"
 SPLITS = ("train", "val", "test")
@@ -53,11 +55,10 @@ def fetch(name: str, *, address: str | None = None, folder: Path | None = None) 
     Raises:
         ValueError: If it can't be downloaded, or is not what it was when it was first downloaded.
     """
-    import platformdirs
     import pooch
 
     address = address or PUBLIC[name]
-    folder = folder or Path(platformdirs.user_cache_dir("unimat-search")) / "data"
+    folder = folder or cache_folder() / "data"
     file = folder / f"{name}{''.join(Path(address).suffixes[-2 if address.endswith('.gz') else -1 :])}"
     note = file.with_name(file.name + ".sha256")
     known = note.read_text().strip() if note.exists() else None
@@ -85,9 +86,7 @@ def fetch(name: str, *, address: str | None = None, folder: Path | None = None) 
             "give the folder of a local copy with --data-dir or UNIMAT_SEARCH_DATA"
         ) from error
     if not known:
-        part = note.with_suffix(".part")
-        part.write_text(pooch.file_hash(str(file)) + "\n")
-        part.replace(note)
+        write_whole(note, pooch.file_hash(str(file)) + "\n")
     return file
 
 
