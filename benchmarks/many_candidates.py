@@ -23,9 +23,10 @@ import click
 import numpy as np
 from pymatgen.core import Composition, Element, Lattice, Structure
 
-from unimat_search.compare import RESULTS, run_comparison
+from unimat_search.compare import run_comparison
 from unimat_search.plan import CompareSettings
 from unimat_search.records import Outcome, Relaxation, RelaxSettings
+from unimat_search.run_folder import RESULTS
 
 PER_COLUMN = 20
 """Candidates of each of two generators for each composition."""

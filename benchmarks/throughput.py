@@ -16,9 +16,10 @@ from pathlib import Path
 
 import click
 
-from unimat_search.compare import RESULTS, run_comparison
+from unimat_search.compare import run_comparison
 from unimat_search.eval.backends import Workers, worker_processes
 from unimat_search.plan import CompareSettings
+from unimat_search.run_folder import RESULTS
 
 FORMULAS = ("NaCl", "MgO", "TiO2", "SrTiO3", "LiFePO4", "Al2O3", "CuZn", "BaSnO3", "K2ZnCl4", "Fe2O3")
 

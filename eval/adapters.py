@@ -1,4 +1,4 @@
-"""Other people's models through the same optimizer: torch-sim's in batches, SevenNet from its wheel."""
+"""Other people's models through the same optimizer: torch-sim's in batches, SevenNet from its wheel, ASE's EMT."""
 
 from __future__ import annotations
 
@@ -84,3 +84,10 @@ def sevennet_relaxer(model: str = "7net-0", device: str = "auto", optimizer: str
     except ImportError as error:
         raise MissingPackageError("SevenNet is missing: pip install 'unimat-search[sevennet]'") from error
     return BatchedRelaxer(AsePotential(SevenNetCalculator(model, device=device), f"sevennet-{model}"), optimizer)
+
+
+def emt_relaxer() -> BatchedRelaxer:
+    """ASE's effective medium theory: instant, for tests; Al, Cu, Ag, Au, Ni, Pd, Pt and a few more."""
+    from ase.calculators.emt import EMT
+
+    return BatchedRelaxer(AsePotential(EMT(), "ase-emt"))

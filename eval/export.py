@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,32 +12,15 @@ from typing import TYPE_CHECKING, Any
 from pymatgen.core import Structure
 
 from unimat_search.records import Record, RelaxSettings, plain
-from unimat_search.res import ResEntry, space_group_symbol, to_res, under_pressure
+from unimat_search.res import ResEntry, to_res, under_pressure
+from unimat_search.symmetry import space_group_symbol
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 Writer = Callable[[Sequence[Record], Path], None]
 
-SCALARS = (
-    "key",
-    "generator",
-    "reduced_formula",
-    "formula_units",
-    "seed",
-    "index",
-    "valid",
-    "outcome",
-    "detail",
-    "energy",
-    "formation_energy_per_atom",
-    "n_steps",
-    "max_force",
-    "generate_seconds",
-    "relax_seconds",
-    "match",
-    "rms_dist",
-)
+SCALARS = tuple(field.name for field in fields(Record) if not field.name.endswith("_structure"))
 """Columns of a record that every format which has room for them carries."""
 
 

@@ -22,7 +22,7 @@ from unimat_search.formats import structure_from_row
 from unimat_search.locks import owned
 from unimat_search.records import Outcome, Relaxation, RelaxSettings, first_line
 from unimat_search.registry import Spec
-from unimat_search.res import space_group_symbol
+from unimat_search.symmetry import SYMPREC, space_group_symbol
 
 PHASES = Path("hull", "mp_phases.parquet")
 GEOMETRIES = tuple(
@@ -32,9 +32,6 @@ GEOMETRIES = tuple(
 """Within a data folder: the phases near the Materials Project's hull, and files that may hold their structures."""
 
 MAX_SITES = 20
-SYMPREC = 0.1
-"""Of the space groups, angstrom; the Materials Project's."""
-
 KEEP_EVERY = 200
 """Relaxations between two times that the file is written."""
 

@@ -164,12 +164,13 @@ def _phase(row: Row, references: References) -> Phase | None:
     if not _has_energy(row):
         return None
     column = _column(row)
-    energy: float | None = float(row[column])
-    if energy is not None and not math.isfinite(energy):
+    energy = float(row[column])
+    if not math.isfinite(energy):
         raise ValueError(f"{row['formula']} has the energy {energy}")
-    if energy is not None and column == "energy_per_atom":
-        energy = references.formation_energy_per_atom(composition, energy * composition.num_atoms)
-    return None if energy is None else Phase(composition.reduced_formula, energy)
+    if column == "formation_energy_per_atom":
+        return Phase(composition.reduced_formula, energy)
+    formation_energy = references.formation_energy_per_atom(composition, energy * composition.num_atoms)
+    return None if formation_energy is None else Phase(composition.reduced_formula, formation_energy)
 
 
 def _entries(data: Any) -> Iterator[Row]:  # noqa: ANN401

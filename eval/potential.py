@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
     from pymatgen.core import Structure
 
-    from unimat_search.eval.relax import BatchedRelaxer
-
 
 @dataclass(frozen=True)
 class Crystals:
@@ -188,12 +186,3 @@ class AsePotential:
             if hasattr(self.calculator, "reset"):  # else it takes the same atoms for calculated the next time
                 self.calculator.reset()
             raise
-
-
-def emt_relaxer() -> BatchedRelaxer:
-    """ASE's effective medium theory: instant, for tests; Al, Cu, Ag, Au, Ni, Pd, Pt and a few more."""
-    from ase.calculators.emt import EMT
-
-    from unimat_search.eval.relax import BatchedRelaxer
-
-    return BatchedRelaxer(AsePotential(EMT(), "ase-emt"))

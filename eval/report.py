@@ -83,7 +83,7 @@ def to_table(summary: Mapping[str, Any], *, ascii_only: bool = False, width: int
     """The report for a terminal.
 
     Args:
-        summary: What `unimat_search.compare.summarise` returns.
+        summary: What `unimat_search.summary.summarise` returns.
         ascii_only: For an output that takes no other characters.
         width: See `plain_text`.
     """

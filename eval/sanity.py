@@ -57,10 +57,19 @@ IN_FLIGHT = Limits(0.02, 0.02, (0.3, 200.0), 1.0, 1000.0, 0.2)
 """What ends a relaxation on the spot: beyond it there is no way back, or the potential breaks."""
 
 
-def structure_problem(structure: Structure, limits: Limits = FINAL) -> Problem | None:
+def structure_problem(structure: Structure) -> Problem | None:
     """Return what makes the structure impossible, or None; see `geometry_problem`."""
     numbers = np.array([site.specie.Z for site in structure])
-    return geometry_problem(structure.lattice.matrix, structure.cart_coords, numbers, limits)
+    return geometry_problem(structure.lattice.matrix, structure.cart_coords, numbers, FINAL)
+
+
+def energy_problem(formation_energy: float | None) -> Problem | None:
+    """Return why no crystal has a formation energy (eV/atom), or None; an unknown one is none."""
+    low, high = FORMATION_ENERGY_WINDOW
+    if formation_energy is None or low < formation_energy < high:
+        return None
+    detail = f"{formation_energy:.2f} eV/atom of formation, outside {low} to {high}"
+    return Problem(Outcome.UNPHYSICAL_ENERGY, detail)
 
 
 def judge(initial: Structure, result: Relaxation) -> Relaxation:

@@ -15,8 +15,8 @@ import numpy as np
 from ase.calculators.emt import EMT
 from pymatgen.core import Composition, Lattice, Structure
 
+from unimat_search.eval.adapters import emt_relaxer
 from unimat_search.eval.metrics import lowest
-from unimat_search.eval.potential import emt_relaxer
 from unimat_search.eval.relax import BatchedRelaxer
 from unimat_search.records import FailedAttempt, Outcome, Record, Relaxation, RelaxSettings
 

@@ -126,8 +126,9 @@ def compare(
 ) -> None:
     """Generate, relax, score and compare candidates for one composition or many."""
     with clear_errors(lambda: f"finished candidates are kept: go on with unimat-search compare --resume --out {out}"):
-        from unimat_search.compare import read_settings, run_comparison
+        from unimat_search.compare import run_comparison
         from unimat_search.formula import read_formulas
+        from unimat_search.run_folder import read_settings
 
         if resume and overwrite:
             raise BadInput("--resume and --overwrite exclude each other")
@@ -321,6 +322,3 @@ for command in (train, sample, data, airss, evaluate, hull, reproduce, report, s
     main.add_command(command)
 main.add_command(completion)
 add_verbosity(main)
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unimat_search.shell import FILE, RELAXER, BadInput, clear_errors, progress
+from unimat_search.shell import FILE, PROCESSES, RELAXER, BadInput, all_of, clear_errors, progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Make = Callable[[Sequence[int]], list[Structure | FailedAttempt]]
 
-BUILD = (
+BUILD = all_of(
     click.argument("seed_file", required=False, type=FILE),
     click.option("--formula", help="Composition of the cell, as Ti2O4, in place of a seed file."),
     click.option("--operations", help="Symmetry operations: a number or a range. [default: 2-4]"),
@@ -31,15 +31,9 @@ BUILD = (
     click.option("--like", help="Structures that volume and separations are taken from: a file or a folder."),
     click.option("-n", "n", type=click.IntRange(min=1), default=10, show_default=True, help="How many."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
-    click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one for each core]"),
+    PROCESSES,
 )
-
-
-def build_options(command: Any) -> Any:  # noqa: ANN401 - what click decorates
-    """The options of commands that build structures."""
-    for option in reversed(BUILD):
-        command = option(command)
-    return command
+"""Of commands that build structures."""
 
 
 @click.group()
@@ -48,7 +42,7 @@ def airss() -> None:
 
 
 @airss.command()
-@build_options
+@BUILD
 @click.option("--out", type=FILE, required=True, help="FILE.extxyz, or a folder for .cell files.")
 def generate(out: Path, n: int, seed: int, workers: int | None, **options: Any) -> None:  # noqa: ANN401
     """Build random structures, from an AIRSS seed file or from options."""
@@ -75,7 +69,7 @@ def generate(out: Path, n: int, seed: int, workers: int | None, **options: Any) 
 
 
 @airss.command()
-@build_options
+@BUILD
 @click.option("--relaxer", default="chgnet", show_default=True, type=RELAXER, help="Potential.")
 @click.option("--pressure", type=float, default=0.0, show_default=True, help="GPa; it enters the enthalpy.")
 @click.option("--fmax", type=float, default=0.05, show_default=True, help="Force threshold, eV/angstrom.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from unimat_search.shell import DATA_DIR, RELAXER, BadInput, clear_errors
+from unimat_search.shell import DATA_DIR, PROCESSES, RELAXER, BadInput, clear_errors
 
 
 @click.command()
@@ -16,7 +16,7 @@ from unimat_search.shell import DATA_DIR, RELAXER, BadInput, clear_errors
 @DATA_DIR
 @click.option("--relaxer", type=RELAXER, help="Relax the valid samples: energies, stability, S.U.N.")
 @click.option("--hull", default="", metavar="FILE|mp|none", help="Phases to count from. [default: the potential's]")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one for each core]")
+@PROCESSES
 @click.option("--format", "fmt", type=click.Choice(("table", "markdown", "json")), default="table", show_default=True)
 def evaluate(
     samples: Path, data: str, data_dir: Path | None, relaxer: str | None, hull: str, workers: int | None, fmt: str

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,11 @@ from unimat_search.shell import (
     DATA_DIR,
     FOLDER,
     GENERATOR,
+    PROCESSES,
     RELAXER,
     WORKERS,
     BadInput,
+    all_of,
     clear_errors,
     connected,
     progress,
@@ -25,7 +25,6 @@ from unimat_search.shell import (
 OTHERS = click.option("--generator", "generators", multiple=True, type=GENERATOR, help="Others than the usual.")
 SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every generator.")
 POTENTIAL = click.option("--relaxer", default="chgnet", show_default=True, type=RELAXER, help="Potential.")
-PROCESSES = click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one for each core]")
 
 
 @click.group()
@@ -91,22 +90,21 @@ def rq3(
         click.echo(plain_text(sections(tables), footnotes(tables)))
 
 
-def _options_of_samples(command: Callable[..., None]) -> Callable[..., None]:
-    options = (
-        DATA_DIR,
-        click.option("--out", type=FOLDER, required=True, help="Folder; the same command goes on; rq1, rq4 share it."),
-        click.option("--data", default="mp-20", show_default=True, help="mp-20, perov-5, carbon-24, mpts-52."),
-        click.option("-n", type=click.IntRange(min=1), default=1000, show_default=True, help="Samples each."),
-        OTHERS,
-        SEED,
-        PROCESSES,
-        CONFIG,
-    )
-    return reduce(lambda made, option: option(made), reversed(options), command)
+SAMPLES = all_of(
+    DATA_DIR,
+    click.option("--out", type=FOLDER, required=True, help="Folder; the same command goes on; rq1, rq4 share it."),
+    click.option("--data", default="mp-20", show_default=True, help="mp-20, perov-5, carbon-24, mpts-52."),
+    click.option("-n", type=click.IntRange(min=1), default=1000, show_default=True, help="Samples each."),
+    OTHERS,
+    SEED,
+    PROCESSES,
+    CONFIG,
+)
+"""Of commands that sample without a composition."""
 
 
 @reproduce.command()
-@_options_of_samples
+@SAMPLES
 def rq1(**options: Any) -> None:  # noqa: ANN401
     """Samples without a composition given: validity, coverage, distributions, beside the paper's."""
     _free_samples(**options, relaxer=None, hull="")
@@ -134,7 +132,7 @@ def rq2(data_dir: Path | None, out: Path, steps: int | None, count: int, device:
 
 
 @reproduce.command()
-@_options_of_samples
+@SAMPLES
 @POTENTIAL
 @click.option("--hull", default="", metavar="FILE|mp|none", help="Phases to count from. [default: the potential's]")
 def rq4(**options: Any) -> None:  # noqa: ANN401

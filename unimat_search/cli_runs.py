@@ -92,9 +92,9 @@ def report(run: Path, out: Path | None) -> None:
 def export(run: Path, target: str, out: Path | None, converged: bool, top: int | None) -> None:
     """Write a run's structures for other tools, or as inputs of VASP and Quantum ESPRESSO."""
     with clear_errors():
-        from unimat_search.compare import RESULTS, RunError, read_settings
         from unimat_search.eval.export import export_records
         from unimat_search.refine import choose
+        from unimat_search.run_folder import RESULTS, RunError, read_settings
         from unimat_search.store import Store
 
         if not (run / RESULTS).is_file():

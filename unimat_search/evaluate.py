@@ -27,7 +27,7 @@ from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, qu
 from unimat_search.eval.proxy import LIBRARIES, VERSION, Facts, facts_of, is_flat, proxy_metrics
 from unimat_search.eval.references import References, file_stem, references_for
 from unimat_search.eval.report import Row, Section, number
-from unimat_search.eval.sanity import FORMATION_ENERGY_WINDOW
+from unimat_search.eval.sanity import FORMATION_ENERGY_WINDOW, energy_problem
 from unimat_search.eval.sets import (
     KnownCrystals,
     displacement,
@@ -284,8 +284,8 @@ def _failure(result: Relaxation, references: References) -> str:
     """Why a relaxation does not count, or nothing."""
     if result.outcome is not Outcome.CONVERGED:
         return f"{result.outcome}: {result.detail}" if result.detail else str(result.outcome)
-    energy = _formation_energy(result, references)
-    return "" if _is_physical(energy) else f"a formation energy of {energy:.3g} eV/atom"
+    problem = energy_problem(_formation_energy(result, references))
+    return problem.detail if problem else ""
 
 
 def _stable_unique_new(results: Mapping[int, Relaxation], above: Mapping[int, float], train: StructureSet) -> int:
@@ -354,12 +354,6 @@ def _relaxed(
         for rows, results in relax_chunks(relaxer, chunks, settings, workers=workers)
         for row, result in zip(rows, results, strict=True)
     }
-
-
-def _is_physical(energy: float | None) -> bool:
-    """Whether a formation energy, eV/atom, is within what crystals have; an unknown one may be."""
-    low, high = FORMATION_ENERGY_WINDOW
-    return energy is None or low < energy < high
 
 
 def _formation_energy(result: Relaxation, references: References) -> float | None:

@@ -24,7 +24,7 @@ from unimat_search.eval.report import Row, Section, hull_counts, number, with_in
 from unimat_search.evaluate import NAMES, TABLE_VERSION, Benchmark, evaluate, read_samples
 from unimat_search.generation import check, collect, load_generators
 from unimat_search.locks import is_empty, owned
-from unimat_search.protocol import StructureGenerator
+from unimat_search.protocol import FreeGenerator, StructureGenerator
 from unimat_search.records import FailedAttempt, UserError, plain
 from unimat_search.registry import Spec, parse_all
 from unimat_search.unimat.elements import SYMBOLS
@@ -62,8 +62,8 @@ def sample_freely(
         benchmark: Whose training set compositions are drawn from.
         seed: Of the samples and of the draw.
     """
-    if makes_compositions(generator):
-        return _collected(lambda: generator.generate_freely(n, seed=seed), n, None)  # type: ignore[attr-defined]
+    if isinstance(generator, FreeGenerator) and makes_compositions(generator):
+        return _collected(lambda: generator.generate_freely(n, seed=seed), n, None)
     samples = []
     for index, asked in enumerate(drawn_compositions(n, benchmark, seed=seed)):
         samples += _collected(partial(generator.generate, asked, 1, seed=seed + index), 1, asked)
@@ -78,8 +78,8 @@ def drawn_compositions(n: int, benchmark: Benchmark, *, seed: int) -> list[Compo
 
 
 def makes_compositions(generator: StructureGenerator) -> bool:
-    """Whether it has a method `generate_freely(n, *, seed)` that, by its own account, does not draw them from data."""
-    return hasattr(generator, "generate_freely") and bool(getattr(generator, "makes_compositions", True))
+    """Whether it is a `FreeGenerator` that, by its own account, does not draw them from data."""
+    return isinstance(generator, FreeGenerator) and bool(getattr(generator, "makes_compositions", True))
 
 
 def _collected(

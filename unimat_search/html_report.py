@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimat_search.compare import RESULTS, RunError, read_settings
 from unimat_search.disk import write_whole
 from unimat_search.eval import report
 from unimat_search.eval.intervals import curve
@@ -21,6 +20,7 @@ from unimat_search.eval.trials import Trials, collect_all
 from unimat_search.formula import parse_formula
 from unimat_search.plan import SETTINGS, CompareSettings
 from unimat_search.records import Record
+from unimat_search.run_folder import RESULTS, RunError, read_settings
 from unimat_search.scenes import known_structures, structure_panels
 from unimat_search.store import Store
 from unimat_search.stored import read_tables
@@ -47,12 +47,12 @@ def write_report(folder: Path, out: Path) -> None:
     settings = read_settings(stored.run)
     with Store(stored.run / RESULTS, read_only=True) as store:
         records = list(store.records())
-        panels = structure_panels(records, settings, store)
+        known = known_structures(settings)
+        panels = structure_panels(records, settings, known, store)
     title = f"Comparison: {', '.join(settings.formulas[:4])}{' ...' if len(settings.formulas) > 4 else ''}"
     if stored.compositions is not None:
         title = f"Zero-shot search on {stored.compositions} compositions"
-    known = {formula for formula, own in known_structures(settings).items() if own}
-    drawn = figures(records, settings, known)
+    drawn = figures(records, settings, {formula for formula, own in known.items() if own})
     text = page(
         title=title,
         tables=stored.tables,

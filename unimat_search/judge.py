@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
-from unimat_search.compare import RESULTS, read_settings
 from unimat_search.disk import write_whole
 from unimat_search.eval.backends import Workers, usable_cores
 from unimat_search.eval.intervals import estimate, share
@@ -20,6 +19,7 @@ from unimat_search.eval.metrics import TIE, by_column, lowest
 from unimat_search.eval.parallel import load_relaxer, relax_chunks
 from unimat_search.records import Outcome, Record, RelaxSettings
 from unimat_search.registry import Spec
+from unimat_search.run_folder import RESULTS, read_settings
 from unimat_search.store import Store
 
 Lowest = Mapping[str, Mapping[str, Record]]

@@ -81,7 +81,6 @@ def match_rates(
     settings: SampleSettings,
     seed: int,
     properties: torch.Tensor = NEAR_HULL_ASKED,
-    matcher: MatchSettings | None = None,
     workers: int = 1,
 ) -> MatchRates:
     """Sample each known structure's composition, and hold every sample against it, unrelaxed.
@@ -93,7 +92,6 @@ def match_rates(
         settings: How to sample.
         seed: Of the samples.
         properties: Asked for. (2,)
-        matcher: Tolerances of pymatgen's StructureMatcher; the benchmarks' are the default.
         workers: Processes that match.
     """
     atoms = [torch.from_numpy(one.numbers.astype(np.int64)) for one in known]
@@ -105,7 +103,7 @@ def match_rates(
     made = sample(model, [mine for mine in atoms for _ in range(samples)], streams, settings, asked)
     seconds = time.perf_counter() - began
     theirs = [made[row * samples : (row + 1) * samples] for row in range(len(known))]
-    fit = partial(compare, matcher=matcher or BENCHMARK_MATCH)
+    fit = partial(compare, matcher=BENCHMARK_MATCH)
     results = list((worker_processes(workers).map if workers > 1 else map)(fit, theirs, map(_sampled, known)))
     return MatchRates(
         rms_dist=np.array([rms for rms, _ in results]).reshape(len(known), samples),

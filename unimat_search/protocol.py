@@ -48,6 +48,23 @@ class LearningGenerator(StructureGenerator, Protocol):
 
 
 @runtime_checkable
+class FreeGenerator(StructureGenerator, Protocol):
+    """A generator that also makes crystals without being given a composition (`reproduce rq1` and `rq4`).
+
+    An attribute `makes_compositions = False` says that it draws them from data, and does not make them.
+    """
+
+    def generate_freely(self, n: int, *, seed: int) -> Iterable[Structure | FailedAttempt]:
+        """Give `n` crystals of any composition; what is lacking has failed.
+
+        Args:
+            n: How many.
+            seed: The same seed gives the same structures.
+        """
+        ...
+
+
+@runtime_checkable
 class Relaxer(Protocol):
     """Drives structures to a local minimum of its potential energy surface."""
 

@@ -12,27 +12,24 @@ from typing import Any
 import tomli_w
 from pymatgen.core import Structure
 
-from unimat_search.compare import REFINED, RESULTS, RunError, read_known_of, read_settings, rescore, score
 from unimat_search.disk import write_whole
 from unimat_search.eval.backends import Workers, usable_cores
 from unimat_search.eval.hull_sources import load_hull
-from unimat_search.eval.match import Known
 from unimat_search.eval.parallel import Job, load_relaxer, relaxation_job, run_jobs
-from unimat_search.eval.references import References, file_stem, references_for
+from unimat_search.eval.references import file_stem, references_for
 from unimat_search.eval.unique import unite
 from unimat_search.locks import owned
 from unimat_search.plan import CompareSettings, Search, plan
 from unimat_search.records import Outcome, Record, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
-from unimat_search.res import space_group_symbol
+from unimat_search.run_folder import REFINED, RESULTS, RunError, read_settings
+from unimat_search.scoring import Scorer
 from unimat_search.store import Store
-from unimat_search.summary import MOST_LISTED, Columns, planned_columns, summarise
+from unimat_search.summary import MOST_LISTED, Columns, planned_columns, read_known_of, summarise
+from unimat_search.symmetry import conventional
 from unimat_search.versions import versions
 
 SETTINGS = "refine.toml"
-
-SYMPREC = 0.1
-"""Within which the symmetry of refined structures is looked for, angstrom."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def refine_run(
         on_progress: Called with (structures finished, structures in all).
 
     Returns:
-        As `unimat_search.compare.summarise`, of the refined structures; and these, one by one, in "structures".
+        As `unimat_search.summary.summarise`, of the refined structures; and these, one by one, in "structures".
 
     Raises:
         RunError: If the folder holds no run, or one that was refined under other settings.
@@ -115,8 +112,9 @@ def refine_run(
         references = references_for(spec, relaxer, set().union(*systems), workers=workers)
         with Store(out / RESULTS, read_only=True) as first, Store(folder / RESULTS) as store:
             chosen = choose(first, run, settings.top)
-            rescore(store, references, known, run.matcher)
-            _refine(chosen, first, store, spec, settings, run, references, known, workers, on_progress)
+            scorer = Scorer(references, known, run.matcher, settings.relax.pressure)
+            scorer.rescore(store)
+            _refine(chosen, first, store, spec, settings.relax, scorer, workers, on_progress)
             as_run = replace(run, relaxer=settings.relaxer, relax=settings.relax, hull="")
             hull = load_hull(as_run.hull_source, systems, references)
             listed = islice(chosen.items(), MOST_LISTED)
@@ -193,23 +191,20 @@ def _refine(
     first: Store,
     store: Store,
     spec: Spec,
-    settings: RefineSettings,
-    run: CompareSettings,
-    references: References,
-    known: Known | None,
+    relax: RelaxSettings,
+    scorer: Scorer,
     workers: Workers,
     on_progress: Callable[[int, int], None],
 ) -> None:
     """Relax what the store does not hold yet, small cells first, one structure a job."""
-    done = {record.key for record in store.records() if not _worth_more_time(record, settings.relax)}
+    done = {record.key for record in store.records() if not _worth_more_time(record, relax)}
     waiting = [key for key in chosen if key not in done]
     waiting.sort(key=lambda key: first.record(key, structures=False).num_sites)
     total, finished = len(chosen), len(chosen) - len(waiting)
     on_progress(finished, total)
-    jobs = _jobs(map(first.record, waiting), spec, settings.relax)
+    jobs = _jobs(map(first.record, waiting), spec, relax)
     for job, (relaxation,) in run_jobs(lambda: next(jobs, None), workers=workers):
-        row = score(job.tag, relaxation, settings.relax.pressure, references, known, run.matcher)
-        store.write([row])
+        store.write([scorer.score(job.tag, relaxation)])
         finished += 1
         on_progress(finished, total)
 
@@ -240,8 +235,6 @@ def _worth_more_time(record: Record, relax: RelaxSettings) -> bool:
 
 def _described(record: Record, before: float) -> dict[str, Any]:
     """One refined structure in numbers; edges (angstrom) and angles (degrees) of its conventional cell."""
-    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
-
     described: dict[str, Any] = {
         "key": record.key,
         "formula": record.reduced_formula,
@@ -256,7 +249,6 @@ def _described(record: Record, before: float) -> dict[str, Any]:
         "cell": None,
     }
     if record.converged and record.final_structure:
-        cell = SpacegroupAnalyzer(record.final_structure, SYMPREC).get_conventional_standard_structure().lattice
-        described["space_group"] = space_group_symbol(record.final_structure, SYMPREC)
-        described["cell"] = [round(float(value), 4) for value in (*cell.abc, *cell.angles)]
+        shown, described["space_group"] = conventional(record.final_structure)
+        described["cell"] = [round(float(value), 4) for value in shown.lattice.parameters]
     return described

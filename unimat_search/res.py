@@ -7,7 +7,6 @@ group in brackets and `n - copies`.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -219,19 +218,6 @@ def _is_number(word: str) -> bool:
         return isfinite(float(word))
     except ValueError:
         return False
-
-
-def space_group_symbol(structure: Structure, symprec: float = 0.01) -> str:
-    """International short symbol; "P1" if none can be found. `symprec` in angstrom."""
-    import spglib
-
-    numbers = [site.specie.Z for site in structure]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset = spglib.get_symmetry_dataset(
-            (structure.lattice.matrix, structure.frac_coords, numbers), symprec=symprec
-        )
-    return str(dataset.international) if dataset else "P1"
 
 
 def ranking(entries: Sequence[ResEntry], *, top: int | None = None, long_names: bool = False) -> list[str]:

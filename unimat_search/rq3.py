@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
-from unimat_search.compare import RESULTS, RunError, read_settings, run_comparison
+from unimat_search.compare import run_comparison
 from unimat_search.disk import whole, write_whole
 from unimat_search.eval.backends import Workers, usable_cores
 from unimat_search.eval.intervals import estimate
@@ -37,6 +37,7 @@ from unimat_search.judge import judge_run
 from unimat_search.plan import SETTINGS, CompareSettings
 from unimat_search.records import MatchSettings, Outcome, Record, RelaxSettings
 from unimat_search.registry import Spec
+from unimat_search.run_folder import RESULTS, RunError, read_settings
 from unimat_search.store import Store
 
 FORMULAS, GEOMETRIES = Path("zero_shot", "rq3.csv"), Path("mp_20", "test.parquet")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core import Lattice, Structure
-from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
+from pymatgen.core import Structure
 
 from unimat_search.eval.match import Known, read_known
 from unimat_search.eval.metrics import by_column, lowest
@@ -20,17 +18,16 @@ from unimat_search.formula import parse_formula
 from unimat_search.plan import CompareSettings
 from unimat_search.records import MatchSettings, Record
 from unimat_search.store import Store
-
-Setting = tuple[Structure, str]
-"""A structure in its conventional cell, and its space group's symbol."""
-
-SYMPREC = 0.1
-"""angstrom; relaxed structures are symmetric up to what forces below fmax leave."""
+from unimat_search.symmetry import Setting, conventional, upright
 
 
-def structure_panels(records: Sequence[Record], settings: CompareSettings, store: Store) -> list[dict[str, Any]]:
+def structure_panels(
+    records: Sequence[Record],
+    settings: CompareSettings,
+    known: Mapping[str, Sequence[tuple[str, Structure]]],
+    store: Store,
+) -> list[dict[str, Any]]:
     """For each composition, the known structure and each generator's lowest one, ready to draw."""
-    known = known_structures(settings)
     columns = by_column(records)
     panels = []
     for text in settings.formulas:
@@ -78,17 +75,6 @@ def _panel(
     return {"title": generator, "caption": ", ".join(word for word in words if word), "scene": scene(drawn)}
 
 
-def conventional(structure: Structure) -> Setting:
-    """The conventional cell of the space group at `SYMPREC`, so that equal crystals look alike."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            symmetry = SpacegroupAnalyzer(structure, symprec=SYMPREC)
-            return _upright(symmetry.get_conventional_standard_structure()), symmetry.get_space_group_symbol()
-        except (ValueError, TypeError, SymmetryUndeterminedError):
-            return _upright(structure), "P1"
-
-
 def alike(structure: Structure, model: Structure, matcher: MatchSettings) -> Structure:
     """A structure in the setting of another one that it matches, if both cells hold as many atoms; else as it is."""
     if len(structure) != len(model):
@@ -97,12 +83,7 @@ def alike(structure: Structure, model: Structure, matcher: MatchSettings) -> Str
     found: Structure | None = fit.get_s2_like_s1(model, structure)  # type: ignore[no-untyped-call]
     if found is None:
         return structure
-    return _upright(found)
-
-
-def _upright(structure: Structure) -> Structure:
-    """Equal cells, equal axes: the third one along z."""
-    return Structure(Lattice.from_parameters(*structure.lattice.parameters), structure.species, structure.frac_coords)
+    return upright(found)
 
 
 def scene(structure: Structure) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, relax_chunks
 from unimat_search.eval.unique import unite
 from unimat_search.records import Outcome, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
-from unimat_search.res import ResEntry, space_group_symbol, under_pressure
+from unimat_search.res import ResEntry, under_pressure
 from unimat_search.shaking import Shaking, shaken
+from unimat_search.symmetry import space_group_symbol
 
 STILL = Shaking()
 """None."""
@@ -40,7 +41,6 @@ def search(
     shaking: Shaking = STILL,
     seed: int = 0,
     workers: int = 1,
-    chunk: int = DEFAULT_CHUNK,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Found:
     """Relax candidates, and shake each several times.
@@ -52,7 +52,6 @@ def search(
         shaking: How often and how strongly.
         seed: Of the shakes.
         workers: Processes.
-        chunk: Structures that a process gets at once.
         on_progress: Told the number of relaxations that are done.
     """
     done = 0
@@ -60,7 +59,7 @@ def search(
     failures: dict[str, str] = {}
     waiting = list(candidates)
     for turn in range(shaking.times + 1):
-        chunks = ((part, [structure for _, structure in part]) for part in chunked(waiting, chunk))
+        chunks = ((part, [structure for _, structure in part]) for part in chunked(waiting, DEFAULT_CHUNK))
         for part, results in relax_chunks(relaxer, chunks, settings, workers=workers):
             done += len(part)
             on_progress(done)

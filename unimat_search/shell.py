@@ -53,7 +53,7 @@ def _tell_plugins(context: click.Context, _: click.Parameter, folder: Path | Non
     return folder
 
 
-def _options(*options: Decorator) -> Decorator:
+def all_of(*options: Decorator) -> Decorator:
     """Several options as one."""
 
     def decorate(command: Command) -> Command:
@@ -77,7 +77,9 @@ SPEC = "NAME[,KEY=VALUE...]"
 """How generators and potentials are given."""
 
 
-WORKERS = _options(
+PROCESSES = click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one for each core]")
+
+WORKERS = all_of(
     click.option("--workers", type=click.IntRange(min=1), help="Processes that relax. [default: one for each core]"),
     click.option(
         "--backend",

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from unimat_search import rq3, rq3_tables
-from unimat_search.compare import REFINED, RunError
 from unimat_search.eval import report
 from unimat_search.eval.report import Section
 from unimat_search.plan import SETTINGS
+from unimat_search.run_folder import REFINED, RunError
 from unimat_search.summary import MOST_LISTED, SUMMARY
 
 

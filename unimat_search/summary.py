@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from typing import IO, Any, Self
 from unimat_search.disk import whole
 from unimat_search.eval.export import write_best
 from unimat_search.eval.hull import Hull, HullPoint
-from unimat_search.eval.match import Known
+from unimat_search.eval.match import Known, read_known
 from unimat_search.eval.metrics import (
     Overall,
     delta_e_f,
@@ -26,9 +27,11 @@ from unimat_search.eval.metrics import (
 )
 from unimat_search.eval.references import References
 from unimat_search.eval.report import composition_rows, overall_rows
-from unimat_search.plan import CompareSettings, Search, plan
+from unimat_search.plan import CompareSettings, Plan, Search, plan
 from unimat_search.records import Record
 from unimat_search.store import Store
+
+log = logging.getLogger(__name__)
 
 SUMMARY, TABLE, BEST = "summary.json", "summary.csv", "best"
 
@@ -59,6 +62,17 @@ def planned_columns(settings: CompareSettings, store: Store) -> Callable[[Search
 def is_known(search: Search, known: Known | None) -> bool:
     """Whether there is a known structure of a composition."""
     return known is not None and search.formula.cell(1).reduced_formula in known
+
+
+def read_known_of(settings: CompareSettings, searches: Plan) -> Known | None:
+    """The known structures of a run's compositions; None if it has no reference."""
+    if not settings.reference:
+        return None
+    known = read_known(Path(settings.reference), {frozenset(s.formula.amounts) for s in searches})
+    for search in searches:
+        if not is_known(search, known):
+            log.warning("%s holds no structure of %s", settings.reference, search.formula.reduced_formula)
+    return known
 
 
 def summarise(

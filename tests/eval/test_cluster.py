@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from unimat_search.compare import RESULTS, run_comparison
+from unimat_search.compare import run_comparison
 from unimat_search.eval.cluster import ClusterError, DaskCluster
 from unimat_search.plan import CompareSettings
 from unimat_search.records import Record
+from unimat_search.run_folder import RESULTS
 from unimat_search.store import Store
 
 pytest.importorskip("distributed")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Composition, Lattice
 
-from unimat_search.eval.potential import emt_relaxer
+from unimat_search.eval.adapters import emt_relaxer
 from unimat_search.eval.references import (
     MOLECULES,
     ElementReference,

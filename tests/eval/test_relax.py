@@ -19,10 +19,11 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from tests.eval.structures import HOPELESS, ROCK_SALT, random_structures
+from unimat_search.eval.adapters import emt_relaxer
 from unimat_search.eval.chgnet import ChgnetPotential, chgnet_relaxer
 from unimat_search.eval.chgnet.kernels import levels
 from unimat_search.eval.descent import Bfgs, Variables, frechet_adjoint
-from unimat_search.eval.potential import AsePotential, Crystals, Evaluations, emt_relaxer
+from unimat_search.eval.potential import AsePotential, Crystals, Evaluations
 from unimat_search.eval.relax import BatchedRelaxer
 from unimat_search.records import EV_PER_CUBIC_ANGSTROM, Outcome, Relaxation, RelaxSettings
 from unimat_search.testing import check_relaxer

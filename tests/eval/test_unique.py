@@ -42,7 +42,7 @@ def test_families() -> None:
     primitive = ROCK_SALT.get_primitive_structure()
     structures = [CAESIUM_CHLORIDE, ROCK_SALT, primitive, BLENDE, ROCK_SALT]
     families = unite(structures, [-3.0, -3.4, -3.399, -3.1, -3.2])
-    assert [family for family in families] == [[1, 2], [4], [3], [0]]  # 0.2 eV/atom apart is another one
+    assert families == [[1, 2], [4], [3], [0]]  # 0.2 eV/atom apart is another one
 
 
 def test_other_elements_are_another_crystal() -> None:

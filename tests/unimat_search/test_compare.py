@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Composition, Lattice, Structure
 
-from unimat_search.compare import RunError, run_comparison
+from unimat_search.compare import run_comparison
 from unimat_search.eval.match import best_match
 from unimat_search.eval.references import References
 from unimat_search.eval.report import footnotes, to_table
@@ -33,6 +33,7 @@ from unimat_search.records import (
     Task,
 )
 from unimat_search.registry import PluginError, Spec, UnknownPluginError, load
+from unimat_search.run_folder import RunError
 from unimat_search.store import Store
 
 EMT = CompareSettings(
@@ -414,9 +415,9 @@ def test_labels_name_columns_and_rows(tmp_path: Path) -> None:
 
 
 def test_an_unphysical_energy_is_a_failure_with_that_reason() -> None:
-    from unimat_search.compare import score
     from unimat_search.eval.references import ElementReference
     from unimat_search.records import Relaxation
+    from unimat_search.scoring import Scorer
 
     structure = Structure(Lattice.cubic(3), ["Al", "Cu"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
     reference = ElementReference(-3.0, "fcc", 1, 1)
@@ -428,9 +429,9 @@ def test_an_unphysical_energy_is_a_failure_with_that_reason() -> None:
         (9.0, Outcome.UNPHYSICAL_ENERGY),
     ):
         relaxation = Relaxation(0, structure, energy, 1, 0.01, Outcome.CONVERGED)
-        scored = score(record, relaxation, 0.0, references, None, MatchSettings())
+        scored = Scorer(references, None, MatchSettings()).score(record, relaxation)
         assert scored.outcome is outcome
-    without = score(record, relaxation, 0.0, References("emt"), None, MatchSettings())
+    without = Scorer(References("emt"), None, MatchSettings()).score(record, relaxation)
     assert without.outcome is Outcome.CONVERGED
     assert without.formation_energy_per_atom is None
 

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure, SymmOp
 
 from unimat_search.cli import main
-from unimat_search.compare import RunError, run_comparison
+from unimat_search.compare import run_comparison
 from unimat_search.html_report import write_report
 from unimat_search.plan import CompareSettings
 from unimat_search.records import MatchSettings
-from unimat_search.scenes import alike, conventional, scene
+from unimat_search.run_folder import RunError
+from unimat_search.scenes import alike, scene
+from unimat_search.symmetry import conventional
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [

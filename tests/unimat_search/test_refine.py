@@ -10,12 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from unimat_search.cli import main
-from unimat_search.compare import RESULTS, RunError, run_comparison
+from unimat_search.compare import run_comparison
 from unimat_search.eval.match import structure_matcher
 from unimat_search.eval.unique import SAME
 from unimat_search.plan import CompareSettings
 from unimat_search.records import Outcome, Record, RelaxSettings
 from unimat_search.refine import RefineSettings, choose, refine_run
+from unimat_search.run_folder import RESULTS, RunError
 from unimat_search.store import Store
 
 SETTINGS = CompareSettings(

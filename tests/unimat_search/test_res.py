@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
 from unimat_search.files import read_structures
-from unimat_search.res import ResEntry, parse_res, ranking, read_res, space_group_symbol, to_res
+from unimat_search.res import ResEntry, parse_res, ranking, read_res, to_res
+from unimat_search.symmetry import space_group_symbol
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0, 0]])
 ENTRY = ResEntry("salt-1", SALT, 5.0, -27.25, 0.5, 1.5, "Fm-3m", 3, ("made by hand",))

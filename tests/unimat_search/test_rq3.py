@@ -15,13 +15,13 @@ from click.testing import CliRunner
 from pymatgen.core import Lattice, Structure
 
 from unimat_search.cli import main
-from unimat_search.compare import RunError
 from unimat_search.eval.hull_build import RelaxedPhase, write_relaxed
 from unimat_search.judge import verdicts
 from unimat_search.records import Outcome, Record
 from unimat_search.registry import PluginError
 from unimat_search.rq3 import Target, _natural, judged_tables, read_targets, reproduce
 from unimat_search.rq3_tables import _losses, footnotes, sections
+from unimat_search.run_folder import RunError
 
 CRYSTALS = {
     "Cu": ("k-1", Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.6), ["Cu"], [[0.0, 0, 0]])),

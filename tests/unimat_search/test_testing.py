@@ -8,7 +8,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from tests import plugins
-from unimat_search.eval.potential import emt_relaxer
+from unimat_search.eval.adapters import emt_relaxer
 from unimat_search.protocol import Relaxer, StructureGenerator
 from unimat_search.records import Outcome, Relaxation, RelaxSettings
 from unimat_search.testing import check_generator, check_relaxer

@@ -296,10 +296,10 @@ def _pace(trainer: Trainer, began: float, seen: int) -> str:
     return f"of {steps}, {left:.1f} min left:"
 
 
-def export(trainer: Trainer, path: Path, header: dict[str, Any], *, dtype: torch.dtype = torch.bfloat16) -> None:
+def export(trainer: Trainer, path: Path, header: dict[str, Any]) -> None:
     """Write the averaged model alone, to sample from."""
     config = to_table(trainer.config)
-    save_model(path, trainer.ema, {"config": config, "step": trainer.step, **header}, dtype=dtype)
+    save_model(path, trainer.ema, {"config": config, "step": trainer.step, **header}, dtype=torch.bfloat16)
 
 
 def train_run(

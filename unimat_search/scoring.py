@@ -1,0 +1,73 @@
+"""What a relaxation is worth: enthalpy, formation energy, and whether it is the known structure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pymatgen.core import Composition
+
+from unimat_search.eval.match import Known, best_match
+from unimat_search.eval.references import References
+from unimat_search.eval.sanity import energy_problem
+from unimat_search.records import EV_PER_CUBIC_ANGSTROM, MatchSettings, Record, Relaxation
+from unimat_search.store import Store
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Gives candidates their numbers.
+
+    Attributes:
+        references: What formation energies are counted from.
+        known: Known structures; None without a reference.
+        matcher: When a structure is a known one.
+        pressure: GPa.
+    """
+
+    references: References
+    known: Known | None
+    matcher: MatchSettings
+    pressure: float = 0.0
+
+    def score(self, record: Record, relaxation: Relaxation) -> Record:
+        """A candidate with its relaxation, its formation energy and its match."""
+        relaxed = replace(
+            record,
+            outcome=relaxation.outcome,
+            detail=relaxation.detail,
+            final_structure=relaxation.structure,
+            energy=relaxation.energy,
+            enthalpy=self._enthalpy(relaxation),
+            n_steps=relaxation.n_steps,
+            max_force=relaxation.max_force,
+            relax_seconds=relaxation.seconds,
+        )
+        return self._assessed(relaxed)
+
+    def rescore(self, store: Store) -> None:
+        """Give formation energies to what converged while a reference was missing that is there now."""
+        lacking = store.without_formation_energy()
+        keys = [record.key for record in lacking if not self.references.missing(Composition(record.cell_formula))]
+        for key in keys:
+            store.write([self._assessed(store.record(key))])
+
+    def _enthalpy(self, relaxation: Relaxation) -> float | None:
+        """Energy plus pressure times volume, eV."""
+        if relaxation.energy is None or relaxation.structure is None:
+            return None
+        return relaxation.energy + self.pressure * float(relaxation.structure.volume) / EV_PER_CUBIC_ANGSTROM
+
+    def _assessed(self, record: Record) -> Record:
+        """A relaxed candidate with its formation energy and its match."""
+        if not record.converged or record.energy is None or record.final_structure is None:
+            return record
+        energy = self.references.formation_energy_per_atom(Composition(record.cell_formula), record.energy)
+        if problem := energy_problem(energy):
+            return replace(record, outcome=problem.outcome, detail=problem.detail)
+        match = best_match(record.final_structure, self.known, self.matcher) if self.known else None
+        return replace(
+            record,
+            formation_energy_per_atom=energy,
+            match=match.name if match else "",
+            rms_dist=match.rms_dist if match else None,
+        )
