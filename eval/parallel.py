@@ -1,7 +1,7 @@
 """Work over processes, one thread each: jobs of any kind, and relaxation of chunks of structures.
 
 A chunk is relaxed as a whole, whatever the number of workers, so results depend on neither the machine's
-load nor on what was done before.
+load nor on what was done before; only what a worker died of is tried again item by item.
 """
 
 from __future__ import annotations

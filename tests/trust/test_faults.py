@@ -185,7 +185,7 @@ def test_a_store_of_another_version_is_refused_by_name(tmp_path: Path, reference
     connection.commit()
     connection.close()
     before = (out / "results.sqlite").read_bytes()
-    refused(compare("--resume", "--out", out), "is a results file of version 1, this program reads version 2; use the")
+    refused(compare("--resume", "--out", out), "is a results file of version 1, this program reads version 3; use the")
     assert (out / "results.sqlite").read_bytes() == before
 
 

@@ -252,14 +252,17 @@ def test_volumes_of_elements_come_back() -> None:
 # Without a composition
 
 
-def test_compositions_are_drawn_from_the_training_data() -> None:
-    model = tiny_model("slots", DATA)
+@pytest.mark.parametrize("denoiser", ["slots", "unet"])
+def test_compositions_are_drawn_from_the_training_data(denoiser: str) -> None:
+    """Where a model must be told of one."""
+    model = tiny_model(denoiser, DATA)
     made = sample_freely(model, streams(*range(20)), FEW, ANYTHING)
     known = {tuple(sorted(one.numbers.tolist())) for one in DATA}
     drawn = {tuple(sorted(numbers.tolist())) for numbers, _, _ in made}
     assert len(made) == 20
-    assert drawn <= known
     assert len(drawn) > 3
+    if denoiser == "slots":  # the untrained grid leaves atoms out
+        assert drawn <= known
 
 
 def test_an_unconditional_grid_makes_its_own() -> None:

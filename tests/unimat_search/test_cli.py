@@ -90,7 +90,7 @@ def test_resume_needs_only_the_folder_and_refuses_other_settings(run: Path) -> N
         (["--formula", "NaCl", "--matcher", "0,0,0"], "tolerances must be positive"),
         (["--formula", "NaCl", "--reference", "missing.cif"], "missing.cif does not exist"),
         (["--formula", "NaCl", "--resume", "--overwrite"], "exclude each other"),
-        (["--resume"], "holds no run to resume"),
+        (["--resume"], "holds no run"),
         (["--formula", "NaCl", "--format", "xml"], "xml"),
     ],
 )

@@ -201,7 +201,7 @@ def test_folders_are_guarded(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="n = 4, not 5"):
         run_comparison(replace(EMT, n=5), run, resume=True)
     assert rows(run) == before
-    with pytest.raises(RunError, match="no run to resume"):
+    with pytest.raises(RunError, match="holds no run"):
         run_comparison(EMT, tmp_path / "nothing", resume=True)
     precious = tmp_path / "precious"
     precious.mkdir()

@@ -104,7 +104,7 @@ def test_broken_samples_of_a_composition_are_misses(data_dir: Path) -> None:
 
 
 def test_energies_that_no_crystal_has_count_as_failures(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unimat_search.evaluate.FORMATION_ENERGY_WINDOW", (5.0, 6.0))
+    monkeypatch.setattr("unimat_search.eval.sanity.FORMATION_ENERGY_WINDOW", (5.0, 6.0))
     samples = read_samples(data_dir / "mp_20" / "test.parquet")
     table = evaluate(samples, read_benchmark("mp-20", data_dir), relaxer=Spec.parse("emt"), hull="none", workers=1)
     assert table["convergence_rate"] == 0.0

@@ -244,8 +244,8 @@ def sample(
 
 
 def sample_freely(model: CrystalModel, streams: Streams, settings: SampleSettings, properties: Tensor) -> list[Crystal]:
-    """Crystals without a composition given: a `slots` model draws one from its data, a `unet` model makes it."""
-    if not isinstance(model, GridModel):
+    """Crystals without a composition given: drawn from the model's data, or made by a `unet` that is told of none."""
+    if not (isinstance(model, GridModel) and model.makes_compositions):
         return sample(model, model.compositions(streams), streams, settings, properties)
     made: list[Crystal] = []
     most = max(1, POSITIONS_AT_ONCE // model.positions(0))
