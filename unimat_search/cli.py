@@ -262,7 +262,7 @@ def run_name(formulas: tuple[str, ...]) -> str:
 
 def _add_seed_file(options: dict[str, Any], path: Path) -> None:
     """A seed file's composition, and a generator that builds as it says, before the others."""
-    from unimat_search.airss.seeded import SeedSearch
+    from unimat_search.airss.seed_search import SeedSearch
 
     seed = SeedSearch(path)
     click.echo(f"{path.name}: {seed.describe()}", err=True)

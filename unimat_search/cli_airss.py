@@ -153,7 +153,7 @@ def rank(
 def _source(options: dict[str, Any], seed: int) -> tuple[str, Make]:
     """A name for the structures, and what makes those of given numbers."""
     from unimat_search.airss import RandomSearch
-    from unimat_search.airss.seeded import SeedSearch
+    from unimat_search.airss.seed_search import SeedSearch
     from unimat_search.formula import parse_formula
     from unimat_search.registry import Spec
 

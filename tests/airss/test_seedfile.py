@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pymatgen.core import Composition, Structure
 
 from tests.airss.seed_writer import to_cell
-from unimat_search.airss.seeded import SeedSearch, draw_numbers, finish
+from unimat_search.airss.seed_search import SeedSearch, draw_numbers, finish
 from unimat_search.airss.seedfile import DIRECTIVES, Seed, SeedError, SeedText, SpeciesLine
 from unimat_search.airss.settings import BuildSettings
 from unimat_search.records import FailedAttempt

@@ -21,7 +21,7 @@ import torch
 from pymatgen.core import Lattice, Structure
 from safetensors.torch import save as save_tensors
 
-from unimat_search.airss.seeded import SeedSearch
+from unimat_search.airss.seed_search import SeedSearch
 from unimat_search.eval.hull_sources import load_hull
 from unimat_search.eval.patience import Patience
 from unimat_search.eval.references import load_references
