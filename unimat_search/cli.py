@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Crystal structures for a composition: any generators, one harness, one fair comparison."""
     log_to_stderr()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads would spin while they wait for each other
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console may lack characters; no run ends for that
             stream.reconfigure(errors="replace")

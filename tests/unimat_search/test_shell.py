@@ -180,6 +180,16 @@ def test_logs_with_v(run: Path) -> None:
         logger.setLevel(before)
 
 
+@pytest.mark.parametrize("own", [None, "ACTIVE"])
+def test_threads_leave_the_cores_to_others_while_they_wait(monkeypatch: pytest.MonkeyPatch, own: str | None) -> None:
+    """Unless the user has it otherwise."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", own or "")
+    if own is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    CliRunner().invoke(main, ["generators"])
+    assert os.environ["OMP_WAIT_POLICY"] == (own or "PASSIVE")
+
+
 def test_a_log_file_gets_a_line_of_progress_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
