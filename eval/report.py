@@ -174,8 +174,8 @@ def footnotes(summary: Mapping[str, Any]) -> str:
     relax = summary["relax"]
     lines = [
         f"Relaxed by {summary['potential']}: fmax {relax['fmax']} eV/angstrom on atoms{_constraints(relax)}, at most "
-        f"{relax['max_steps']} steps. Brackets: 95 % intervals, Wilson's; for the structures of five compositions or more "
-        "by bootstrap over these.",
+        f"{relax['max_steps']} steps. Brackets: 95 % intervals, Wilson's; for the structures of five compositions or "
+        "more by bootstrap over these.",
         published_error(summary["potential"]),
         *_pressure(relax["pressure"]),
         "E_f: formation energy, eV/atom; elements: " + (summary["elemental_references"] or "none") + ".",
