@@ -25,7 +25,7 @@ SMALL = {"compare": "-n 2 --max-steps 3 --workers 2", "generate": "-n 5", "searc
          "generators": "", "relaxers": ""}  # fmt: skip
 """What makes the commands of these pages quick."""
 
-METALS, NONMETALS = ["Na", "K", "Li", "Rb", "Cs", "Mg", "Ca", "Sr", "Ba", "Al"], ["F", "Cl", "Br", "I", "O", "S"]
+METALS, NONMETALS = ["Na", "K", "Li", "Rb", "Cs", "Mg", "Ca", "Sr", "Ti", "Al"], ["F", "Cl", "Br", "I", "O", "S"]
 
 
 @pytest.fixture(scope="module")
