@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,14 +20,19 @@ import pytest
 from click.testing import CliRunner
 from pymatgen.core import Lattice, Structure
 
-from tests.test_readme import blocks
+from tests.data_folder import write_data
+from tests.test_readme import README, blocks
 from unimat_search.cli import main
 
 DOCS = Path(__file__).parent.parent / "docs"
-SMALL = {"compare": "-n 2 --max-steps 3 --workers 2", "generate": "-n 5", "search": "-n 4 --shakes 1", "rank": "",
-         "train": "--steps 3", "sample": "-n 2", "export": "", "report": "", "show": "", "check": "", "doctor": "",
-         "generators": "", "relaxers": ""}  # fmt: skip
-"""What makes the commands of these pages quick."""
+SMALL = {
+    "airss generate": "-n 5", "airss search": "-n 4 --shakes 1", "compare": "-n 2 --max-steps 30",
+    "data check": "", "hull build": "--relaxer emt", "hull check": "--relaxer emt",
+    "references build": "--relaxer emt", "reproduce rq1": "-n 2", "reproduce rq2": "--steps 1 -n 2",
+    "reproduce rq3": "--compositions 2 -n 2 --relaxer emt", "reproduce rq4": "-n 2 --relaxer emt",
+    "sample": "-n 2", "train": "--steps 3",
+}  # fmt: skip
+"""What makes commands quick."""
 
 METALS, NONMETALS = ["Na", "K", "Li", "Rb", "Cs", "Mg", "Ca", "Sr", "Ti", "Al"], ["F", "Cl", "Br", "I", "O", "S"]
 
@@ -81,28 +90,52 @@ def test_the_file_of_options_reads(hooks: ModuleType, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["compare", "models", "airss"])
-def test_commands_run(name: str, hooks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["README", "compare", "models", "airss", "potentials", "reproduce", "dft"])
+def test_commands_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other in one folder, smaller than they stand there."""
-    pytest.importorskip("plotly", reason="extra [report]")
+    for package, extra in {"plotly": "report", "matminer": "evaluate", "distributed": "cluster"}.items():
+        pytest.importorskip(package, reason=f"extra [{extra}]")
+    text = README if name == "README" else (DOCS / f"{name}.md").read_text()
     monkeypatch.chdir(tmp_path)
-    _provide(page(hooks, name))
-    lines = [line for block in blocks("sh", page(hooks, name)) for line in block.splitlines()]
-    assert len(lines) >= 5
-    for line in lines:
-        program, *words = shlex.split(line)
-        assert program == "unimat-search"
-        command = words[1] if isinstance(main.commands[words[0]], click.Group) else words[0]
-        if "--seed-file" in words:
-            (tmp_path / "SiO2.cell").write_text("#SPECIES=Si%NUM=1,O%NUM=2\n#NFORM=2\n#MINSEP=1.3\n#TARGVOL=30\n")
-        result = CliRunner().invoke(main, [*words, *SMALL[command].split()])
-        assert result.exit_code == 0, f"{line}\n{result.output}"
+    _provide(text)
+    lines = [line for block in blocks("sh", text) for line in block.splitlines()]
+    with ExitStack() as background:
+        for line in lines:
+            if line.startswith("dask "):
+                background.enter_context(_in_background(line))
+            elif line.startswith("unimat-search "):
+                _run(shlex.split(line)[1:])
+
+
+def _run(words: list[str]) -> None:
+    """Run a command, smaller, and with a potential for DFT, which is tried where its program is."""
+    group = isinstance(main.commands[words[0]], click.Group)
+    more = shlex.split(SMALL.get(" ".join(words[: 1 + group]), ""))
+    if "--refine" in words:
+        more += ["--refine", "chgnet", "--refine-fmax", "0.5"]
+    result = CliRunner().invoke(main, [*words, *more])
+    assert result.exit_code == 0, f"{shlex.join([*words, *more])}\n{result.output}"
+
+
+@contextmanager
+def _in_background(line: str) -> Iterator[None]:
+    """A line of a shell that leaves processes behind."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shell = subprocess.Popen(
+        f"{line} wait", shell=True, env=os.environ | {"PATH": path}, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield
+    finally:
+        os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
 
 
 def _provide(text: str) -> None:
     """The files that a page takes for granted."""
-    (Path() / "compositions.csv").write_text("formula\nAlCu\nNaCl\n")
-    (Path() / "SiO2.cell").write_text("#SPECIES=Si%NUM=1,O%NUM=2\n#NFORM=2\n#MINSEP=1.3\n#TARGVOL=30\n")
+    write_data(Path("data"))
+    Path("compositions.csv").write_text("formula\nAlCu\nNaCl\n")
+    Path("SiO2.cell").write_text("#SPECIES=Si%NUM=1,O%NUM=2\n#NFORM=2\n#MINSEP=1.3\n#TARGVOL=30\n")
     for folder in ("known", "my_structures"):
         Path(folder).mkdir()
         for index in range(60):
@@ -110,5 +143,7 @@ def _provide(text: str) -> None:
             elements = [METALS[index % 10], NONMETALS[index // 10]]
             salt = Structure(Lattice.cubic(edge), elements, [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
             salt.to(filename=f"{folder}/{index}.cif")
+    with zipfile.ZipFile("generated_crystals_cif.zip", "w") as archive:
+        archive.write("known/0.cif")
     for table in blocks("toml", text):
         Path("my_run.toml" if "[training]" in table else "compare.toml").write_text(table)

@@ -21,7 +21,7 @@ from unimat_search.unimat.train import TrainConfig, read_config
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-PAGES = (README, *(file.read_text() for file in sorted((Path(__file__).parent.parent / "docs").glob("*.md"))))
+PAGES = (README, *(file.read_text() for file in sorted((Path(__file__).parent.parent / "docs").rglob("*.md"))))
 
 
 def blocks(language: str, page: str = README) -> list[str]:

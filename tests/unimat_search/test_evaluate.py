@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from pymatgen.core import Composition, Lattice, Structure
 
+from tests.data_folder import alloy
 from unimat_search.baselines.published import published
 from unimat_search.cli import main
 from unimat_search.evaluate import (
@@ -24,11 +25,6 @@ from unimat_search.evaluate import (
 from unimat_search.records import FailedAttempt
 from unimat_search.registry import Spec
 from unimat_search.unimat.sources import from_structures, write_parquet
-
-
-def alloy(a: str, b: str, edge: float) -> Structure:
-    return Structure(Lattice.cubic(edge), [a, b], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
-
 
 TEST = {"cu-au": alloy("Cu", "Au", 3.1), "ni-al": alloy("Ni", "Al", 2.9), "pd-ag": alloy("Pd", "Ag", 3.2)}
 TRAIN = {"cu-ni": alloy("Cu", "Ni", 2.9), "pt-au": alloy("Pt", "Au", 3.2)}

@@ -12,8 +12,8 @@ import torch
 from click.testing import CliRunner
 from pymatgen.core import Composition, Structure
 
+from tests.data_folder import alloy
 from tests.unimat.crystals import TINY, random_set, tiny_model
-from tests.unimat_search.test_evaluate import alloy
 from unimat_search.cli import main
 from unimat_search.evaluate import TABLE_VERSION, read_benchmark, read_samples
 from unimat_search.free_samples import _content, _stem, pairs, predictions, sample_freely, write_samples

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -8,12 +7,10 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from pymatgen.core import Lattice, Structure
 
+from tests.data_folder import write_data
 from unimat_search.cli import main
 from unimat_search.eval.hull_build import RelaxedPhase, write_relaxed
 from unimat_search.judge import verdicts
@@ -23,42 +20,10 @@ from unimat_search.rq3 import Target, _natural, judged_tables, read_targets, rep
 from unimat_search.rq3_tables import _losses, footnotes, sections
 from unimat_search.run_folder import RunError
 
-CRYSTALS = {
-    "Cu": ("k-1", Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.6), ["Cu"], [[0.0, 0, 0]])),
-    "AlCu3": (
-        "k-2",
-        Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.7), ["Al", "Cu"], [[0.0, 0, 0], [0.5, 0.5, 0]]),
-    ),
-    "AlNi": ("k-3", Structure.from_spacegroup("Pm-3m", Lattice.cubic(2.9), ["Al", "Ni"], [[0.0, 0, 0], [0.5] * 3])),
-}
-
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of three crystals in the layout of the real one."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "zero_shot").mkdir()
-    (folder / "mp_20").mkdir()
-    columns = {
-        "material_id": [name for name, _ in CRYSTALS.values()],
-        "numbers": [list(one.atomic_numbers) for _, one in CRYSTALS.values()],
-        "frac_coords": [one.frac_coords.flatten().tolist() for _, one in CRYSTALS.values()],
-        "cell": [one.lattice.matrix.flatten().tolist() for _, one in CRYSTALS.values()],
-    }
-    pq.write_table(pa.table(columns), folder / "mp_20" / "test.parquet")
-    rows = [
-        {
-            "reduced_formula": formula, "level": "new_formula", "material_id": name, "num_sites": len(one),
-            "nelements": len(one.composition), "new_anonymous_formula": formula == "AlNi",
-        }
-        for formula, (name, one) in CRYSTALS.items()
-    ]  # fmt: skip
-    for file in ("rq3.csv", "formulas.csv"):
-        with (folder / "zero_shot" / file).open("w", newline="") as lines:
-            writer = csv.DictWriter(lines, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    return folder
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 OPTIONS: dict[str, Any] = {
