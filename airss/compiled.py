@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
 from typing import TypeVar, cast
 
 import numpy as np
@@ -11,8 +13,20 @@ from numpy.typing import NDArray
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
-compiled = cast(Callable[[Function], Function], njit(cache=True, error_model="numpy"))
-"""Compiles a function once for each machine; division by zero follows IEEE."""
+SOURCES = sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+
+
+def compiled(function: Function) -> Function:
+    """Compiles a function once for each machine; division by zero follows IEEE.
+
+    Code of other files becomes a part of it, so what is kept counts for the present state of all of them: Numba itself
+    looks at the function's own file alone.
+    """
+    dispatcher = njit(cache=True, error_model="numpy")(function)
+    index = dispatcher._cache._cache_file
+    index._source_stamp = (index._source_stamp, SOURCES)
+    return cast(Function, dispatcher)
+
 
 inner = cast(Callable[[Function], Function], njit(error_model="numpy", no_cpython_wrapper=True))
 """The same for functions that only compiled ones call: they are compiled, and kept, as a part of these."""

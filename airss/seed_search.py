@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -98,9 +99,13 @@ class SeedSearch:
 
     @property
     def formula(self) -> str | None:
-        """The seed's reduced formula, None if its composition varies."""
+        """The seed's reduced formula, None if its composition varies; of elements "O", not "O2"."""
         counts = self._unit()
-        return None if counts is None else Composition(counts).reduced_formula
+        if counts is None:
+            return None
+        each = gcd(*counts.values())
+        unit = Composition({symbol: amount // each for symbol, amount in counts.items()})
+        return "".join(re.sub(r"(?<=[a-zA-Z])1$", "", part) for part in unit.formula.split())
 
     @property
     def formula_units(self) -> str:
@@ -173,7 +178,7 @@ class SeedSearch:
             counts = _counted(seed.species, [units * n for n in numbers])
         else:
             counts = {element.symbol: int(n) for element, n in sorted(composition.items(), key=lambda x: x[0].symbol)}
-            numbers, units = [line.number[0] for line in seed.species], 1
+            numbers = [line.number[0] for line in seed.species]
             units = max(1, sum(counts.values()) // max(1, sum(numbers)))
         symbols = tuple(counts)
         amounts = tuple(counts.values())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from unimat_search.disk import named_by_content
 from unimat_search.eval.potential import AsePotential, Crystals, Evaluations
 from unimat_search.eval.relax import BatchedRelaxer
 from unimat_search.records import UserError
@@ -72,7 +74,8 @@ def sevennet_relaxer(model: str = "7net-0", device: str = "auto", optimizer: str
     """SevenNet-0 and its kin (Park et al., J. Chem. Theory Comput. 20, 4857, 2024).
 
     Args:
-        model: "7net-0" or "7net-l3i5", whose weights sevenn's wheel holds, or the path of a checkpoint.
+        model: "7net-0" or "7net-l3i5", whose weights sevenn's wheel holds, or the path of a checkpoint, which
+            may run code: sevenn reads it as a pickle.
         device: "auto", "cpu" or "cuda".
         optimizer: See `BatchedRelaxer`.
 
@@ -83,7 +86,8 @@ def sevennet_relaxer(model: str = "7net-0", device: str = "auto", optimizer: str
         from sevenn.calculator import SevenNetCalculator
     except ImportError as error:
         raise MissingPackageError("SevenNet is missing: pip install 'unimat-search[sevennet]'") from error
-    return BatchedRelaxer(AsePotential(SevenNetCalculator(model, device=device), f"sevennet-{model}"), optimizer)
+    name = named_by_content(Path(model)) if Path(model).is_file() else model
+    return BatchedRelaxer(AsePotential(SevenNetCalculator(model, device=device), f"sevennet-{name}"), optimizer)
 
 
 def emt_relaxer() -> BatchedRelaxer:

@@ -17,6 +17,8 @@ import joblib
 import psutil
 from joblib.externals.loky import get_reusable_executor, process_executor
 
+from unimat_search.eval.patience import end_process
+
 log = logging.getLogger(__name__)
 
 Work = Callable[[list[Any]], list[Any]]
@@ -144,7 +146,7 @@ def _start_worker(parent: int, folder: Path, verbose: bool) -> None:
     def follow() -> None:
         while os.getppid() == parent and psutil.pid_exists(parent):  # Windows keeps the number of a dead parent
             time.sleep(1)
-        os._exit(1)
+        end_process()
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.getppid() == parent:

@@ -104,10 +104,7 @@ def _magpie(formula: str) -> Sequence[float]:
 
 @cache
 def _featurizer():  # type: ignore[no-untyped-def]  # noqa: ANN202 - matminer is untyped
-    try:
-        from matminer.featurizers.composition.composite import ElementProperty
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("matminer is missing; pip install 'unimat-search[evaluate]'") from error
+    from matminer.featurizers.composition.composite import ElementProperty
 
     return ElementProperty.from_preset("magpie", impute_nan=False)
 

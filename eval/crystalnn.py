@@ -185,10 +185,7 @@ def _circle(x: float) -> float:
 @cache
 def _motifs() -> dict[int, list[tuple[str, Parameters | None]]]:
     """Motifs and their parameters by coordination number, as matminer lists them; pymatgen's where it has none."""
-    try:
-        from matminer.featurizers.site.fingerprint import load_cn_motif_op_params, load_cn_target_motif_op
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("matminer is missing; pip install 'unimat-search[evaluate]'") from error
+    from matminer.featurizers.site.fingerprint import load_cn_motif_op_params, load_cn_target_motif_op
 
     listed = load_cn_motif_op_params()
     motifs: dict[int, list[tuple[str, Parameters | None]]] = {}

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pymatgen.core import Structure
 
+from unimat_search.disk import whole
+from unimat_search.files import write_frames
 from unimat_search.records import Record, RelaxSettings, plain
 from unimat_search.res import ResEntry, to_res, under_pressure
 from unimat_search.symmetry import space_group_symbol
@@ -54,7 +56,8 @@ def export_records(records: Iterable[Record], target: str, path: Path, *, relax:
         "vasp": partial(_write_inputs, code="vasp", relax=relax),
         "espresso": partial(_write_inputs, code="espresso", relax=relax),
     }
-    writers[target](rows, path)
+    with whole(path) as partial_path:
+        writers[target](rows, partial_path)
     return len(rows)
 
 
@@ -128,18 +131,16 @@ def _atoms(record: Record) -> Atoms:
 def _write_cif(record: Record, path: Path) -> None:
     from pymatgen.io.cif import CifWriter
 
-    path.write_text(str(CifWriter(_final(record), significant_figures=8)), encoding="utf-8")
+    path.write_text(str(CifWriter(_final(record), significant_figures=8)), encoding="utf-8", newline="\n")
 
 
 def _write_extxyz(records: Sequence[Record], path: Path) -> None:
-    from ase.io import write
-
     images = []
     for record in records:
         atoms = _atoms(record)
         atoms.info = _info(record)
         images.append(atoms)
-    write(path, images, format="extxyz")
+    write_frames(path, images)
 
 
 def _write_cifs(records: Sequence[Record], path: Path) -> None:
@@ -152,7 +153,8 @@ def _write_res(records: Sequence[Record], path: Path, pressure: float) -> None:
     """Only what converged: whoever ranks these files ranks by the enthalpy that they state."""
     path.mkdir()
     for record in filter(lambda record: record.converged, records):
-        (path / f"{file_name(record.key)}.res").write_text(to_res(res_entry(record, pressure)), encoding="utf-8")
+        text = to_res(res_entry(record, pressure))
+        (path / f"{file_name(record.key)}.res").write_text(text, encoding="utf-8", newline="\n")
 
 
 def _write_parquet(records: Sequence[Record], path: Path) -> None:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from pymatgen.core import Composition
 from scipy.optimize import linprog
 
+from unimat_search.records import UserError
+
 BOUNDS = (-0.005, 0.005, 0.025, 0.1)
 """Of e_above_hull, eV/atom: below the hull, where a structure is lower than all phases of the reference; on it, stable;
 metastable (the UniMat paper's bound), and that in a wider sense. A known phase found again lies at zero up to where its
@@ -22,6 +24,10 @@ STABLE = BOUNDS[1]
 
 LEAST = 1e-9
 """Smaller shares in a mixture are rounding."""
+
+
+class HullError(UserError):
+    """A hull that can't be had; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ class Hull:
         wanted = [composition.get_atomic_fraction(symbol) for symbol in entries.symbols]
         found = linprog(entries.energies[used], A_eq=entries.shares[:, used], b_eq=wanted)
         if not found.success:
-            raise RuntimeError(f"no hull at {composition.reduced_formula}: {found.message}")
+            raise HullError(f"no hull at {composition.reduced_formula}: {found.message}")
         mixture = {str(name): float(x) for name, x in zip(entries.formulas[used], found.x, strict=True) if x > LEAST}
         return float(found.fun), mixture
 

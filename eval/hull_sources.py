@@ -22,9 +22,9 @@ from pyarrow import ArrowException
 from pymatgen.core import Composition
 
 from unimat_search.disk import cache_folder, write_whole
-from unimat_search.eval.hull import Hull, Phase, elements_of
+from unimat_search.eval.hull import Hull, HullError, Phase, elements_of
 from unimat_search.eval.references import References, file_stem
-from unimat_search.records import UserError, first_line
+from unimat_search.records import first_line
 
 Row = Mapping[str, Any]
 
@@ -54,10 +54,6 @@ UNREADABLE = (
 )
 
 FORMATS = "CSV or parquet with the columns formula and formation_energy_per_atom (or energy_per_atom), or JSON entries"
-
-
-class HullError(UserError):
-    """A hull that can't be had; the message is one line."""
 
 
 def load_hull(source: str, systems: Collection[frozenset[str]], references: References) -> Hull | None:
@@ -242,4 +238,4 @@ def _ask(system: frozenset[str], key: str, file: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([("material_id", "formula", "formation_energy_per_atom"), *sorted(rows)])
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, text.getvalue())
+    write_whole(file, text.getvalue(), alone=False)

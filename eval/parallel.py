@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 STARTING = 300.0
 """Seconds that a worker may need to load a relaxer, and to notice that a time limit is over."""
 
+DIED = "its process died"
+"""The reason of what killed a worker twice."""
+
 DEFAULT_CHUNK = 8
 """Structures that a worker gets at once: enough for some to be in flight together, few enough to share out evenly.
 On a GPU, hundreds."""
@@ -133,7 +136,7 @@ class _Pursuit(Generic[Tag, Item, Result]):
         """Go on item by item; an item that is alone has failed."""
         part = self._parts[0]
         if len(part) == 1:
-            self.survived([self.job.failed("its process died")])
+            self.survived([self.job.failed(DIED)])
         else:
             self._parts.popleft()
             self._parts.extendleft([item] for item in reversed(part))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 
 from unimat_search.disk import whole
 from unimat_search.eval.coverage import COMPOSITION_LENGTH, Cutoffs, Fingerprints, composition_fingerprint, coverage
@@ -20,11 +21,13 @@ from unimat_search.eval.parallel import Job, quiet, run_jobs
 from unimat_search.eval.sanity import IN_FLIGHT, structure_problem
 from unimat_search.eval.sets import distribution_distance, is_valid_composition, is_valid_structure
 from unimat_search.fingerprint import FloatArray
-from unimat_search.records import UserError
+from unimat_search.records import UserError, first_line
 
 CHUNK = 64
 
 LIBRARIES = ("matminer", "smact")
+
+CURE = "pip install 'unimat-search[evaluate]'"
 
 VERSION = 1
 """Of what is computed of a set: to be raised with every change of it, so that nothing is kept for longer."""
@@ -80,28 +83,49 @@ class Facts:
             return cls(**kept)
 
 
-def facts_of(structures: Sequence[Structure], *, workers: int = 1) -> Facts:
+def facts_of(structures: Sequence[Structure], *, workers: int = 1, kept_in: Path | None = None) -> Facts:
     """Of ordered structures of plain elements, however broken their geometries, in `workers` processes.
 
     One that no library takes, or that kills its process, is like one without a valid structure.
 
+    Args:
+        structures: The structures.
+        workers: Processes.
+        kept_in: File that has them, or gets them unless a process died.
+
     Raises:
-        UserError: If matminer or SMACT are missing.
+        UserError: If matminer or SMACT are missing or broken.
     """
-    for package in LIBRARIES:
-        if find_spec(package) is None:
-            raise UserError(f"{package} is missing; pip install 'unimat-search[evaluate]'")
+    if kept_in is not None:
+        with suppress(OSError, ValueError, TypeError, BadZipFile):  # not there yet, or damaged
+            return Facts.load(kept_in)
+    _check_libraries()
     starts = iter(range(0, len(structures), CHUNK))
 
     def next_job() -> Job[int, Structure, Facts] | None:
         start = next(starts, None)
         if start is None:
             return None
-        return Job(start, _facts_of_each, structures[start : start + CHUNK], lambda _: _NOTHING)
+        return Job(start, _facts_of_each, structures[start : start + CHUNK], lambda _: _LOST)
 
     parts = {job.tag: facts for job, facts in run_jobs(next_job, workers=workers)}
     rows = [_NO_ROWS, *(row for start in sorted(parts) for row in parts[start])]
-    return Facts(**{f.name: np.concatenate([getattr(row, f.name) for row in rows]) for f in fields(Facts)})
+    facts = Facts(**{f.name: np.concatenate([getattr(row, f.name) for row in rows]) for f in fields(Facts)})
+    if kept_in is not None and not any(row is _LOST for row in rows):
+        facts.save(kept_in)
+    return facts
+
+
+def _check_libraries() -> None:
+    """See that a good crystal passes: with a broken library none would seem valid."""
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
+    try:
+        with quiet():
+            passes = _known_facts(salt).valid.all()
+    except Exception as error:  # a library may raise anything
+        raise UserError(f"matminer or SMACT can't be used ({first_line(error)}); {CURE}") from error
+    if not passes:
+        raise UserError(f"matminer or SMACT is broken: rock salt is no valid crystal to them; {CURE}")
 
 
 def _facts_of_each(structures: Sequence[Structure]) -> list[Facts]:
@@ -112,7 +136,7 @@ def _facts_of_each(structures: Sequence[Structure]) -> list[Facts]:
 def _facts_of_one(structure: Structure) -> Facts:
     try:
         return _known_facts(structure)
-    except ModuleNotFoundError:
+    except ImportError:
         raise
     except Exception:  # libraries raise anything for what they were not made for
         return _NOTHING
@@ -154,7 +178,7 @@ def _unknown(count: int) -> Facts:
     return Facts(no, no, no, unknown, unknown, *prints)
 
 
-_NO_ROWS, _NOTHING = _unknown(0), _unknown(1)
+_NO_ROWS, _NOTHING, _LOST = _unknown(0), _unknown(1), _unknown(1)
 
 
 def proxy_metrics(made: Facts, known: Facts, n_generated: int, cutoffs: Cutoffs) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
 from unimat_search.fingerprint import neighbour_pairs
-from unimat_search.records import Outcome, Relaxation
+from unimat_search.records import Outcome, Relaxation, storable
 
 FloatArray = NDArray[np.float64]
 
@@ -83,20 +83,37 @@ def judge(initial: Structure, result: Relaxation) -> Relaxation:
         The result, or one with the reason why it does not count.
     """
     try:
-        result = Relaxation(
+        outcome, structure = Outcome(result.outcome), _structure_of(result)
+        problem = _result_problem(initial, result) if outcome is Outcome.CONVERGED else None
+        kept = Relaxation(
             int(result.index),
-            result.structure,
-            None if result.energy is None else float(result.energy),
+            structure if structure is not None and _is_finite(structure) else None,
+            _finite(result.energy),
             int(result.n_steps),
-            None if result.max_force is None else float(result.max_force),
-            Outcome(result.outcome),
-            str(result.detail),
-            float(result.seconds),
+            _finite(result.max_force),
+            outcome,
+            storable(result.detail),
+            _finite(result.seconds) or 0.0,
         )
-        problem = _result_problem(initial, result) if result.outcome is Outcome.CONVERGED else None
     except (TypeError, ValueError, AttributeError) as error:
-        return Relaxation(result.index, detail=f"the relaxer's result is no Relaxation: {error}"[:300])
-    return replace(result, outcome=problem.outcome, detail=problem.detail) if problem else result
+        return Relaxation(result.index, detail=storable(f"the relaxer's result is no Relaxation: {error}")[:300])
+    return replace(kept, outcome=problem.outcome, detail=problem.detail) if problem else kept
+
+
+def _structure_of(result: Relaxation) -> Structure | None:
+    """What anybody's relaxer calls its structure: none, or an ordered one."""
+    structure = result.structure
+    if structure is None or (isinstance(structure, Structure) and structure.is_ordered):
+        return structure
+    raise TypeError(f"its structure is a disordered one, or a {type(structure).__name__}")
+
+
+def _is_finite(structure: Structure) -> bool:
+    return bool(np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all())
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(float(value)) else float(value)
 
 
 def _result_problem(initial: Structure, result: Relaxation) -> Problem | None:

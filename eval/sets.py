@@ -54,11 +54,8 @@ def is_valid_composition(composition: Composition) -> bool:
 
 @lru_cache(maxsize=100_000)
 def _smact_validity(formula: str) -> bool:
-    try:
-        from smact import Element, metals
-        from smact.screening import smact_validity
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("SMACT is missing; pip install 'unimat-search[evaluate]'") from error
+    from smact import Element, metals
+    from smact.screening import smact_validity
 
     composition = Composition(formula)
     symbols = {el.symbol for el in composition.elements}

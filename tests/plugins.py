@@ -68,7 +68,7 @@ class Junk:
         dummy.append("X", [0.3, 0.3, 0.3])
         yield dummy
         yield Structure(np.diag([1.0, 1.0, 0.0]), good.species, good.frac_coords)
-        yield FailedAttempt(ValueError("no\nluck"))  # type: ignore[arg-type]
+        yield FailedAttempt(ValueError("no\nluck\udcff"), origin="\ud800")  # type: ignore[arg-type]
         yield good.copy().add_oxidation_state_by_guess()
 
 
@@ -216,7 +216,7 @@ class Lying(BatchedRelaxer):
     def relax(self, structures: Iterable[Structure], settings: RelaxSettings) -> Iterator[Relaxation]:
         for index, structure in enumerate(structures):
             final: Structure | None = structure
-            energy = -1.0
+            energy, detail, seconds = -1.0, "", 0.0
             outcome = Outcome.CONVERGED
             match self.kind:
                 case "wrong composition":
@@ -229,8 +229,20 @@ class Lying(BatchedRelaxer):
                     energy = np.inf
                 case "text outcome":
                     outcome = "converged"  # type: ignore[assignment]
+                case "no numbers":
+                    final, energy, outcome = _no_numbers(structure), np.nan, Outcome.NOT_CONVERGED
+                case "no cell":
+                    final = _no_numbers(structure)
+                case "no kind of structure":
+                    final, outcome = "a structure", Outcome.NOT_CONVERGED  # type: ignore[assignment]
+                case "half a character":
+                    outcome, detail, seconds = Outcome.NOT_CONVERGED, "file \udcff", np.nan
             steps, force = np.int64(3), np.float32(0.01)
-            yield Relaxation(index, final, np.float32(energy), steps, force, outcome)  # type: ignore[arg-type]
+            yield Relaxation(index, final, np.float32(energy), steps, force, outcome, detail, seconds)  # type: ignore[arg-type]
+
+
+def _no_numbers(structure: Structure) -> Structure:
+    return Structure(np.nan * structure.lattice.matrix, structure.species, structure.frac_coords)
 
 
 def lying(kind: str) -> Lying:

@@ -81,8 +81,9 @@ def generate(out: Path, n: int, seed: int, workers: int | None, **options: Any) 
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Lines of the ranking.")
 @click.option("--out", type=FILE, required=True, help="Packed .res file to write.")
 def search(out: Path, n: int, seed: int, workers: int | None, **options: Any) -> None:  # noqa: ANN401
-    """Build random structures, relax them, shake them, and rank them."""
-    with clear_errors():
+    """Build random structures, relax them, shake them, and rank them; ctrl-C ends the search, not the ranking."""
+    with clear_errors(lambda: f"what was found is in {out}" if out.exists() else "nothing was written"):
+        from unimat_search.disk import write_whole
         from unimat_search.eval.backends import usable_cores
         from unimat_search.records import FailedAttempt, RelaxSettings
         from unimat_search.registry import Spec
@@ -112,10 +113,12 @@ def search(out: Path, n: int, seed: int, workers: int | None, **options: Any) ->
                 on_progress=lambda done: on_progress(done, total),
             )
         _say_failures(list(found.failures.values()))
-        out.write_text("".join(to_res(entry) for entry in found.entries), encoding="utf-8")
+        write_whole(out, "".join(to_res(entry) for entry in found.entries))
         entries = united(found.entries, window=options["window"]) if options["window"] > 0 else found.entries
         click.echo("\n".join(ranking(entries, top=options["top"])))
         click.echo(f"{len(found.entries)} relaxed structures in {out}", err=True)
+        if found.interrupted:
+            raise KeyboardInterrupt
 
 
 @airss.command()
@@ -143,8 +146,8 @@ def rank(
         if unknown:
             raise BadInput(f"{unknown[0]} states no enthalpy; only relaxed structures can be ranked")
         if formula:
-            wanted = parse_formula(formula).reduced_formula
-            entries = [e for e in entries if e.structure.composition.reduced_formula == wanted]
+            wanted = parse_formula(formula).cell(1)
+            entries = [e for e in entries if e.structure.composition.reduced_composition == wanted.reduced_composition]
         if window > 0:
             entries = united(entries, window=window)
         click.echo("\n".join(ranking(entries, top=top, long_names=long_names)))
@@ -207,4 +210,4 @@ def _write(structures: list[tuple[str, Structure]], out: Path) -> None:
         return
     out.mkdir(parents=True)
     for name, structure in structures:
-        (out / f"{name}.cell").write_text(structure_to_cell(structure), encoding="utf-8")
+        (out / f"{name}.cell").write_text(structure_to_cell(structure), encoding="utf-8", newline="\n")

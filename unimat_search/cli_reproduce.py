@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from unimat_search.disk import write_whole
 from unimat_search.shell import (
     CONFIG,
     DATA_DIR,
@@ -86,7 +87,7 @@ def rq3(
                 )
             if judge:
                 tables = judged_tables(out, tables, judge, judged, workers=who)
-        (out / "rq3.md").write_text(markdown(sections(tables), footnotes(tables)) + "\n", encoding="utf-8")
+        write_whole(out / "rq3.md", markdown(sections(tables), footnotes(tables)) + "\n")
         click.echo(plain_text(sections(tables), footnotes(tables)))
 
 
@@ -127,7 +128,7 @@ def rq2(data_dir: Path | None, out: Path, steps: int | None, count: int, device:
 
         base = replace(BASE, training=replace(BASE.training, steps=steps or BASE.training.steps))
         rows = run(out, data_dir, base=base, count=count, device=device, say=lambda line: click.echo(line, err=True))
-        (out / "rq2.md").write_text(markdown(sections(rows), NOTES) + "\n", encoding="utf-8")
+        write_whole(out / "rq2.md", markdown(sections(rows), NOTES) + "\n")
         click.echo(plain_text(sections(rows), NOTES))
 
 
@@ -179,5 +180,5 @@ def _free_samples(
         parts = sections(tables, papers) + (energy_sections(tables) if spec else [])
         notes = footnotes(tables, papers)
         name = "rq4" if spec else "rq1"
-        (out / f"{name}.md").write_text(markdown(parts, notes) + "\n", encoding="utf-8")
+        write_whole(out / f"{name}.md", markdown(parts, notes) + "\n")
         click.echo(plain_text(parts, notes))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 
@@ -16,24 +18,37 @@ def cache_folder() -> Path:
     return Path(root) if root else user_cache_path("unimat-search")
 
 
+def named_by_content(path: Path) -> str:
+    """A file's name without its suffix, and what tells its content from any other's."""
+    return f"{path.stem}-{sha256(path.read_bytes()).hexdigest()[:8]}"
+
+
 @contextmanager
 def whole(path: Path, *, alone: bool = True) -> Iterator[Path]:
-    """A file that is there whole or not at all: what is written to the path given takes its place at the end.
+    """A file or folder that is there whole or not at all: what is written to the path given takes its place at the end.
 
     Args:
-        path: The file.
+        path: The file or folder; a folder must not be there yet.
         alone: Whether no other process may be writing it.
     """
     partial = path.with_name(f"{path.name}.partial" if alone else f"{path.name}.{os.getpid()}.partial")
+    _remove(partial)  # of a process that was killed
     try:
         yield partial
         partial.replace(path)
     finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
         with suppress(OSError):
-            partial.unlink()
+            path.unlink()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file such that it is there whole or not at all."""
-    with whole(path) as partial:
+def write_whole(path: Path, text: str, *, alone: bool = True) -> None:
+    """Write a text file such that it is there whole or not at all; see `whole`."""
+    with whole(path, alone=alone) as partial:
         partial.write_bytes(text.encode("utf-8"))

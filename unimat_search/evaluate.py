@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain, compress, count, islice, zip_longest
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from pymatgen.core import Composition, Structure
@@ -23,7 +22,7 @@ from unimat_search.eval.coverage import CUTOFFS
 from unimat_search.eval.hull import BOUNDS, STABLE, Hull
 from unimat_search.eval.hull_sources import load_hull
 from unimat_search.eval.metrics import HULL_COUNTS, rate, summarise_hull
-from unimat_search.eval.parallel import DEFAULT_CHUNK, chunked, load_relaxer, quiet, relax_chunks
+from unimat_search.eval.parallel import DEFAULT_CHUNK, DIED, chunked, load_relaxer, quiet, relax_chunks
 from unimat_search.eval.proxy import LIBRARIES, VERSION, Facts, facts_of, is_flat, proxy_metrics
 from unimat_search.eval.references import References, file_stem, references_for
 from unimat_search.eval.report import Row, Section, number
@@ -45,11 +44,14 @@ from unimat_search.unimat.elements import SYMBOLS, composition_key, composition_
 from unimat_search.unimat.sources import find_data, read_source
 from unimat_search.unimat.structures import StructureSet
 
-TABLE_VERSION = f"{VERSION}.4"
+TABLE_VERSION = f"{VERSION}.5"
 """Raise the last digit when the numbers of the same samples change; kept tables carry it."""
 
 MOST_PAIRS = 50_000
 """Samples times test structures of their compositions: with more (ten minutes), only first samples are matched."""
+
+AS_THEY_ARE = RelaxSettings(max_steps=0)
+"""Evaluates, and moves nothing."""
 
 MATCHES = ("match_rate_at_1", "match_rmse_at_1", "match_everyone_rate", "match_everyone_distance")
 """What is told of samples of known compositions."""
@@ -186,11 +188,7 @@ def _known_facts(structures: StructureSet, workers: int) -> Facts:
     """Of a data set, computed once and kept."""
     libraries = "-".join(f"{name}{version(name)}" for name in LIBRARIES)
     file = cache_folder() / "evaluate" / f"{structures.sha256}-{libraries}-{VERSION}.npz"
-    try:
-        return Facts.load(file)
-    except (OSError, ValueError, TypeError, BadZipFile):  # not there yet, or damaged
-        facts_of(all_structures(structures), workers=workers).save(file)
-        return Facts.load(file)
+    return facts_of(all_structures(structures), workers=workers, kept_in=file)
 
 
 def _new(structures: Sequence[Structure], train: StructureSet) -> list[bool]:
@@ -312,25 +310,26 @@ def _energies(
     stem = f"{test.sha256}-{file_stem(references.potential)}-{VERSION}"
     file = cache_folder() / "evaluate" / f"{stem}.json"
     if not file.is_file():
-        computed = _static_energies(all_structures(test), relaxer, workers)
-        if not computed:
-            return {"potential": references.potential, "energy_distance": None}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(computed) + "\n")
-    known = _within_bounds(json.loads(file.read_text(encoding="utf-8")), references)
-    made = _within_bounds(_static_energies(structures, relaxer, workers), references)
+        results = _relaxed(all_structures(test), relaxer, AS_THEY_ARE, workers)
+        computed = _static_energies(results.values())
+        if computed and not any(result.detail == DIED for result in results.values()):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, json.dumps(computed) + "\n", alone=False)
+    else:
+        computed = json.loads(file.read_text(encoding="utf-8"))
+    known = _within_bounds(computed, references)
+    made = _within_bounds(_static_energies(_relaxed(structures, relaxer, AS_THEY_ARE, workers).values()), references)
     return {
         "potential": references.potential,
         "energy_distance": distribution_distance(made, known),
     }
 
 
-def _static_energies(structures: Sequence[Structure], relaxer: Spec, workers: int) -> list[tuple[str, float]]:
-    """Cell formulas and total energies (eV) of structures as they are; without those that the potential can't take."""
-    results = _relaxed(structures, relaxer, RelaxSettings(max_steps=0), workers)
+def _static_energies(results: Iterable[Relaxation]) -> list[tuple[str, float]]:
+    """Cell formulas and total energies (eV) of what was evaluated; without those that the potential can't take."""
     return [
         (result.structure.composition.formula, result.energy)
-        for _, result in sorted(results.items())
+        for result in results
         if result.structure is not None and result.energy is not None
     ]
 
@@ -346,14 +345,11 @@ def _within_bounds(energies: Sequence[tuple[str, float]], references: References
 def _relaxed(
     structures: Sequence[Structure], relaxer: Spec, settings: RelaxSettings, workers: int
 ) -> dict[int, Relaxation]:
-    """Relaxations by position."""
+    """Relaxations by position, in its order."""
     order = sorted(range(len(structures)), key=lambda row: len(structures[row]))
     chunks = ((rows, [structures[row] for row in rows]) for rows in chunked(order, DEFAULT_CHUNK))
-    return {
-        row: result
-        for rows, results in relax_chunks(relaxer, chunks, settings, workers=workers)
-        for row, result in zip(rows, results, strict=True)
-    }
+    done = relax_chunks(relaxer, chunks, settings, workers=workers)
+    return dict(sorted(pair for rows, results in done for pair in zip(rows, results, strict=True)))
 
 
 def _formation_energy(result: Relaxation, references: References) -> float | None:

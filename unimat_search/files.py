@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pymatgen.core import Element, Structure
 
 from unimat_search.formats import COLLECTED, UNREAD, ElementSet, Named, format_of, read_or_reason
 from unimat_search.records import FailedAttempt, first_line
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 ACCEPTED = (
     "CIF, extxyz, POSCAR (.vasp, POSCAR*, CONTCAR*), parquet, .res, or a folder or archive (.zip, .tar.gz) of these; "
@@ -18,14 +22,21 @@ ACCEPTED = (
 
 def write_extxyz(path: Path, structures: Sequence[tuple[str, Structure]]) -> None:
     """Write structures as frames that keep their names (key `name`)."""
-    from ase.io import write
     from pymatgen.io.ase import AseAtomsAdaptor
 
     images = []
     for name, structure in structures:
         images.append(AseAtomsAdaptor.get_atoms(structure, msonable=False))
         images[-1].info = {"name": name}
-    write(path, images, format="extxyz")
+    write_frames(path, images)
+
+
+def write_frames(path: Path, frames: Sequence[Atoms]) -> None:
+    """Write ASE's atoms as an extxyz file, in UTF-8 and with plain line ends on every system."""
+    from ase.io import write
+
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        write(file, frames, format="extxyz")
 
 
 def read_structures(

@@ -20,7 +20,7 @@ from unimat_search.eval.parallel import quiet
 from unimat_search.eval.patience import Patience, SilentTooLongError
 from unimat_search.eval.sanity import structure_problem
 from unimat_search.protocol import LearningGenerator, StructureGenerator
-from unimat_search.records import FailedAttempt, Outcome, Record, Task, one_line
+from unimat_search.records import FailedAttempt, Outcome, Record, Task, one_line, storable
 from unimat_search.registry import PluginError, Spec, UnknownPluginError, load
 from unimat_search.seeds import round_seed
 
@@ -193,9 +193,9 @@ def accept(task: Task, index: int, attempt: object) -> Record:
 def _origin(attempt: object) -> str:
     """What a generator says of how it made an attempt."""
     if isinstance(attempt, FailedAttempt):
-        return str(attempt.origin)
+        return storable(attempt.origin)
     properties = attempt.properties if isinstance(attempt, Structure) else None
-    return str(properties.get("origin", "")) if isinstance(properties, dict) else ""
+    return storable(properties.get("origin", "")) if isinstance(properties, dict) else ""
 
 
 def check(attempt: object, composition: Composition | None) -> Structure | FailedAttempt:
@@ -206,11 +206,11 @@ def check(attempt: object, composition: Composition | None) -> Structure | Faile
         composition: What was asked for; None for any.
     """
     if isinstance(attempt, FailedAttempt):
-        return FailedAttempt(" ".join(str(attempt.reason).split())[:300])
+        return FailedAttempt(" ".join(storable(attempt.reason).split())[:300])
     try:
         return _plain(attempt, composition)
     except ValueError as error:
-        return FailedAttempt(str(error))
+        return FailedAttempt(storable(error))
 
 
 def _plain(attempt: object, composition: Composition | None) -> Structure:

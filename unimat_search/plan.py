@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -74,8 +75,9 @@ class CompareSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or not (name != "seed") <= value <= largest:
                 raise ValueError(f"{name} must be a whole number from {int(name != 'seed')} to {largest}, got {value}")
-        if not self.generator_time_limit > 0:
-            raise ValueError(f"generator_time_limit must be positive (seconds), got {self.generator_time_limit}")
+        if not (math.isfinite(self.generator_time_limit) and self.generator_time_limit > 0):
+            limit = self.generator_time_limit
+            raise ValueError(f"generator_time_limit must be positive and finite (seconds), got {limit}")
         if self.relax.pressure and self.hull not in ("", NO_HULL):
             raise ValueError(f"hull {self.hull} is of no pressure, the run of {self.relax.pressure} GPa; leave it out")
         parse_all(self.generators)

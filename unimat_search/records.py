@@ -33,7 +33,12 @@ def first_line(error: BaseException) -> str:
 def one_line(error: BaseException) -> str:
     """An exception as one line of text: its type and the first line of its message."""
     name, message = type(error).__name__, first_line(error)
-    return name if message == name else f"{name}: {message}"[:300]
+    return name if message == name else storable(f"{name}: {message}")[:300]
+
+
+def storable(text: object) -> str:
+    """A text that can be stored: halves of characters, as in names of files that are no UTF-8, are replaced."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def plain(text: str) -> str:
@@ -105,8 +110,8 @@ class RelaxSettings:
             raise ValueError(f"fmax must be positive and finite (eV/angstrom), got {self.fmax}")
         if self.max_steps < 0:
             raise ValueError(f"max_steps must be 0 or more, got {self.max_steps}")
-        if not self.time_limit > 0:
-            raise ValueError(f"time_limit must be positive (seconds), got {self.time_limit}")
+        if not (math.isfinite(self.time_limit) and self.time_limit > 0):
+            raise ValueError(f"time_limit must be positive and finite (seconds), got {self.time_limit}")
         if not math.isfinite(self.pressure):
             raise ValueError(f"pressure must be finite (GPa), got {self.pressure}")
 

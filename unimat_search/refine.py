@@ -141,8 +141,9 @@ def _prepare(folder: Path, settings: RefineSettings) -> None:
     if file.is_file():
         stored = RefineSettings.from_toml(file.read_text(encoding="utf-8"))
         same = replace(stored.relax, time_limit=settings.relax.time_limit)
-        if same != settings.relax:
-            raise RunError(f"{folder} was refined with {stored.relax}, not {settings.relax}: delete it to begin anew")
+        if (stored.relaxer, same) != (settings.relaxer, settings.relax):
+            then, now = (f"{one.relaxer}, {one.relax}" for one in (stored, settings))
+            raise RunError(f"{folder} was refined with {then}, not {now}: delete it to begin anew")
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(file, settings.to_toml())
 

@@ -37,7 +37,7 @@ from unimat_search.judge import judge_run
 from unimat_search.plan import SETTINGS, CompareSettings
 from unimat_search.records import MatchSettings, Outcome, Record, RelaxSettings
 from unimat_search.registry import Spec
-from unimat_search.run_folder import RESULTS, RunError, read_settings
+from unimat_search.run_folder import RESULTS, RunError, move_reference, read_settings
 from unimat_search.store import Store
 
 FORMULAS, GEOMETRIES = Path("zero_shot", "rq3.csv"), Path("mp_20", "test.parquet")
@@ -48,9 +48,6 @@ VERSION = 1
 """Of the file of tables: to be raised with every change of it."""
 
 HULL_KEYS = ("n_hull_distances", *HULL_COUNTS)
-
-"""A candidate that matches a known structure within these is that structure (pymatgen's defaults); the benchmarks'
-looser ones count distorted relatives too."""
 
 RELAX = RelaxSettings(time_limit=60.0)
 """Nearly all relaxations end within 20 s on one core; starts far too dense can take minutes and get nowhere."""
@@ -169,9 +166,9 @@ def reproduce(
     )
     resume = (out / RUN / SETTINGS).is_file()
     if resume:  # the folder may have been moved, generators may have joined
+        move_reference(out / RUN, (out / KNOWN).resolve())
         stored = read_settings(out / RUN)
-        settings = replace(settings, reference=stored.reference, hull=stored.hull)
-        settings = replace(settings, generators=stored.joined_by(generators).generators)
+        settings = replace(settings, hull=stored.hull, generators=stored.joined_by(generators).generators)
     else:  # what can't be loaded is said before anything is written
         load_generators(settings.generators)
         load_relaxer(Spec.parse(relaxer))
@@ -211,18 +208,14 @@ def _known_energies(
 ) -> dict[str, float]:
     """Energies of the known structures that converged, relaxed as the candidates are, eV/atom."""
     file = out / KNOWN_ENERGIES
-    if file.is_file():
-        stored: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
-        return stored
-    chunks = ((formula, [structure]) for formula, structure in known.items())
-    energies = {
-        formula: result.energy / len(known[formula])
-        for formula, (result,) in relax_chunks(relaxer, chunks, relax, workers=workers)
-        if result.outcome is Outcome.CONVERGED and result.energy is not None
-    }
-    energies = {formula: energies[formula] for formula in known if formula in energies}
-    write_whole(file, json.dumps(energies, indent=1) + "\n")
-    return energies
+    kept: dict[str, float | None] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    chunks = ((formula, [structure]) for formula, structure in known.items() if formula not in kept)
+    for formula, (result,) in relax_chunks(relaxer, chunks, relax, workers=workers):
+        converged = result.outcome is Outcome.CONVERGED and result.energy is not None
+        if result.outcome is not Outcome.RELAXER_FAILED:  # that is tried again: its process may have died
+            kept[formula] = result.energy / len(known[formula]) if converged and result.energy is not None else None
+    write_whole(file, json.dumps({formula: kept[formula] for formula in known if formula in kept}, indent=1) + "\n")
+    return {formula: energy for formula in known if (energy := kept.get(formula)) is not None}
 
 
 def analyse(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tomllib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from unimat_search.disk import write_whole
@@ -50,20 +50,28 @@ def check_folder(out: Path, settings: CompareSettings, *, resume: bool, overwrit
 
 
 def prepare_folder(out: Path, settings: CompareSettings, *, resume: bool) -> None:
-    """Note the settings in the run's folder; what is in it goes, unless the run goes on."""
+    """Note the settings in the run's folder; the results that are in it go, unless the run goes on."""
     if resume:
         _warn_of_versions(out)
         if settings != read_settings(out):
             write_whole(out / SETTINGS, settings.to_toml(_stored_versions(out)))
         return
     try:
-        for name in (SETTINGS, RESULTS, f"{RESULTS}-wal", f"{RESULTS}-shm", SUMMARY, TABLE):
+        for name in (RESULTS, f"{RESULTS}-wal", f"{RESULTS}-shm", SUMMARY, TABLE):
             (out / name).unlink(missing_ok=True)
         for name in (BEST, REFINED):
             shutil.rmtree(out / name, ignore_errors=True)
         write_whole(out / SETTINGS, settings.to_toml())
     except OSError as error:
         raise RunError(f"{out} can't be written: {error}") from error
+
+
+def move_reference(out: Path, reference: Path) -> None:
+    """Note that the known structures of a run, the same as ever, lie elsewhere now."""
+    stored = read_settings(out)
+    if stored.reference != str(reference):
+        moved = replace(stored, reference=str(reference))
+        write_whole(out / SETTINGS, moved.to_toml(_stored_versions(out)))
 
 
 def _check_same(settings: CompareSettings, stored: CompareSettings) -> None:

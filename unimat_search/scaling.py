@@ -102,7 +102,8 @@ def reproduce(
     for variant in variants:
         folder = out / variant.name
         say(f"{variant.axis}: {variant.name}")
-        train_run(variant.config(base), folder, data_dir=data_dir, device=device, say=say)
+        if not train_run(variant.config(base), folder, data_dir=data_dir, device=device, say=say):
+            raise KeyboardInterrupt
         rows.append({"axis": variant.axis, "variant": variant.name} | _measured(folder, held))
     write_whole(out / "rq2.json", json.dumps(rows, indent=1) + "\n")
     return rows

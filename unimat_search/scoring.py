@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from pymatgen.core import Composition
 
 from unimat_search.eval.match import Known, best_match
 from unimat_search.eval.references import References
 from unimat_search.eval.sanity import energy_problem
-from unimat_search.records import EV_PER_CUBIC_ANGSTROM, MatchSettings, Record, Relaxation
+from unimat_search.records import EV_PER_CUBIC_ANGSTROM, MatchSettings, Outcome, Record, Relaxation
 from unimat_search.store import Store
+
+
+@lru_cache
+def _composition(formula: str) -> Composition:
+    return Composition(formula)
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,23 @@ class Scorer:
         return self._assessed(relaxed)
 
     def rescore(self, store: Store) -> None:
-        """Give formation energies to what converged while a reference was missing that is there now."""
-        lacking = store.without_formation_energy()
-        keys = [record.key for record in lacking if not self.references.missing(Composition(record.cell_formula))]
-        for key in keys:
-            store.write([self._assessed(store.record(key))])
+        """Have what was relaxed before follow the references as they are now; its energies stay."""
+        for key in [record.key for record in store.with_energy() if self._is_outdated(record)]:
+            relaxed = replace(store.record(key), outcome=Outcome.CONVERGED, detail="")
+            store.write([self._assessed(relaxed)])
+
+    def _is_outdated(self, record: Record) -> bool:
+        """Whether a candidate's formation energy, or the verdict on it, is by other references."""
+        now = self._formation_energy(record)
+        problem = energy_problem(now)
+        if record.outcome is Outcome.UNPHYSICAL_ENERGY:
+            return problem is None or problem.detail != record.detail
+        return problem is not None or now != record.formation_energy_per_atom
+
+    def _formation_energy(self, record: Record) -> float | None:
+        if record.energy is None:
+            return None
+        return self.references.formation_energy_per_atom(_composition(record.cell_formula), record.energy)
 
     def _enthalpy(self, relaxation: Relaxation) -> float | None:
         """Energy plus pressure times volume, eV."""
@@ -59,9 +77,9 @@ class Scorer:
 
     def _assessed(self, record: Record) -> Record:
         """A relaxed candidate with its formation energy and its match."""
-        if not record.converged or record.energy is None or record.final_structure is None:
+        if not record.converged or record.final_structure is None:
             return record
-        energy = self.references.formation_energy_per_atom(Composition(record.cell_formula), record.energy)
+        energy = self._formation_energy(record)
         if problem := energy_problem(energy):
             return replace(record, outcome=problem.outcome, detail=problem.detail)
         match = best_match(record.final_structure, self.known, self.matcher) if self.known else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,10 +27,12 @@ class Found:
     Attributes:
         entries: Relaxed structures with their enthalpies, in the order of the candidates.
         failures: Reasons of the others, by name.
+        interrupted: Whether ctrl-C ended it early.
     """
 
     entries: tuple[ResEntry, ...]
     failures: dict[str, str]
+    interrupted: bool = False
 
 
 def search(
@@ -54,28 +56,43 @@ def search(
         workers: Processes.
         on_progress: Told the number of relaxations that are done.
     """
-    done = 0
+    every = list(candidates)
     best: dict[str, ResEntry] = {}
     failures: dict[str, str] = {}
+    interrupted = False
+    try:
+        for done, (name, result) in enumerate(_relaxations(every, best, relaxer, settings, shaking, seed, workers), 1):
+            entry = _entry(name, result, settings.pressure)
+            if entry is None:
+                failures.setdefault(name, result.detail or str(result.outcome))
+            elif name not in best or entry.enthalpy < best[name].enthalpy:
+                best[name] = entry
+            on_progress(done)
+    except KeyboardInterrupt:
+        interrupted = True
+    entries = tuple(best[name] for name, _ in every if name in best)
+    return Found(entries, {name: text for name, text in failures.items() if name not in best}, interrupted)
+
+
+def _relaxations(
+    candidates: Sequence[tuple[str, Structure]],
+    best: Mapping[str, ResEntry],
+    relaxer: Spec,
+    settings: RelaxSettings,
+    shaking: Shaking,
+    seed: int,
+    workers: int,
+) -> Iterator[tuple[str, Relaxation]]:
+    """Candidates relaxed, then the best so far of each shaken and relaxed, again and again."""
     waiting = list(candidates)
     for turn in range(shaking.times + 1):
         chunks = ((part, [structure for _, structure in part]) for part in chunked(waiting, DEFAULT_CHUNK))
         for part, results in relax_chunks(relaxer, chunks, settings, workers=workers):
-            done += len(part)
-            on_progress(done)
-            for (name, _), result in zip(part, results, strict=True):
-                entry = _entry(name, result, settings.pressure)
-                if entry is None:
-                    failures.setdefault(name, result.detail or str(result.outcome))
-                elif name not in best or entry.enthalpy < best[name].enthalpy:
-                    best[name] = entry
-        names = [name for name, _ in waiting if name in best]
+            yield from zip((name for name, _ in part), results, strict=True)
         waiting = [
             (name, shaken(best[name].structure, np.random.default_rng([seed, turn, row]), shaking))
-            for row, name in enumerate(names)
+            for row, name in enumerate(name for name, _ in waiting if name in best)
         ]
-    order = [name for name, _ in waiting]
-    return Found(tuple(best[name] for name in order), {n: text for n, text in failures.items() if n not in best})
 
 
 def _entry(name: str, result: Relaxation, pressure: float) -> ResEntry | None:

@@ -10,6 +10,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -149,6 +150,8 @@ def _config_value(option: click.Option, value: object, where: str) -> object:
         if isinstance(one, list | dict) or isinstance(one, bool) != option.is_flag:
             kind = "true or false" if option.is_flag else "a number or text"
             raise BadInput(f"{where} must be {kind}, got {one!r}")
+        if isinstance(one, float) and isinstance(option.type, click.types.IntParamType):
+            raise BadInput(f"{where} must be a whole number, got {one!r}")
     return value
 
 
@@ -223,6 +226,12 @@ def clear_errors(after_interruption: str | Callable[[], str] = "nothing was writ
     except RecursionError as error:
         raise BadInput("a file is nested too deeply to be read") from error
     except MemoryError as error:
+        raise BadInput(f"there is not enough memory for this ({first_line(error)})") from error
+    except BrokenExecutor as error:
+        raise BadInput(f"a worker process died, maybe for want of memory ({first_line(error)})") from error
+    except RuntimeError as error:
+        if "out of memory" not in str(error):  # as PyTorch says it
+            raise
         raise BadInput(f"there is not enough memory for this ({first_line(error)})") from error
     except KeyboardInterrupt:
         text = after_interruption if isinstance(after_interruption, str) else after_interruption()

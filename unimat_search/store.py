@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,10 @@ class Store:
         self.path = path
         try:
             self._connection = _open_read_only(path) if read_only else sqlite3.connect(path)
-            self._prepare(read_only=read_only)
+            with ExitStack() as on_error:
+                on_error.callback(self.close)
+                self._prepare(read_only=read_only)
+                on_error.pop_all()
         except sqlite3.Error as error:
             raise StoreError(f"{path} is no results file: {error}") from error
 
@@ -114,10 +118,10 @@ class Store:
         order = 'reduced_formula, generator, formula_units, seed, "index"'
         return self._select(f"TRUE ORDER BY {order}", (), structures=structures)
 
-    def without_formation_energy(self) -> Iterator[Record]:
-        """Rows that converged while a reference was missing, without their structures."""
-        condition = "outcome = ? AND formation_energy_per_atom IS NULL"
-        return self._select(condition, (Outcome.CONVERGED.value,), structures=False)
+    def with_energy(self) -> Iterator[Record]:
+        """Rows whose energies count, or would by other references, without their structures."""
+        outcomes = (Outcome.CONVERGED.value, Outcome.UNPHYSICAL_ENERGY.value)
+        return self._select("outcome IN (?, ?) AND energy IS NOT NULL", outcomes, structures=False)
 
     def record(self, key: str, *, structures: bool = True) -> Record:
         """One row."""
@@ -153,6 +157,11 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
         connection.execute("SELECT count(*) FROM sqlite_master")
         return connection
     except sqlite3.OperationalError:
+        journal = path.with_name(f"{path.name}-wal")
+        if journal.is_file() and journal.stat().st_size:
+            raise StoreError(
+                f"{path} was left in the midst of work: copy the folder to where it can be written"
+            ) from None
         return sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True)
 
 

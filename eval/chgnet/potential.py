@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import torch
 from chgnet.model.model import CHGNet
 from torch import Tensor
 
+from unimat_search.disk import named_by_content
 from unimat_search.eval.chgnet.gated import Kernel, TorchKernel
 from unimat_search.eval.chgnet.graph import Graph, build_graph
 from unimat_search.eval.chgnet.kernels import WIDTH, CompiledKernel, levels
 from unimat_search.eval.chgnet.network import Network
 from unimat_search.eval.potential import Crystals, Evaluations
 from unimat_search.eval.relax import BatchedRelaxer
+from unimat_search.records import first_line
 
 MAX_Z = 94
 """The last element that CHGNet was trained on, plutonium."""
@@ -38,7 +41,7 @@ class ChgnetPotential:
     """
 
     def __init__(self, model: str = "0.3.0", device: str | None = None, *, compiled: bool = True) -> None:
-        self.name = f"chgnet-{model if model in PUBLISHED else Path(model).stem}"
+        self.name = f"chgnet-{_name(model)}"
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = _load(model).to(self.device)
         self.model.eval().requires_grad_(False)
@@ -97,12 +100,24 @@ class ChgnetPotential:
         return virials / crystals.volumes[:, None, None]
 
 
+def _name(model: str) -> str:
+    """Of a published model, or of a checkpoint by its content: a file may be trained on."""
+    if model in PUBLISHED:
+        return model
+    if not Path(model).is_file():
+        raise ValueError(f"no CHGNet {model!r}: give one of {', '.join(PUBLISHED)} or the path of a checkpoint")
+    return named_by_content(Path(model))
+
+
 def _load(model: str) -> CHGNet:
     if model in PUBLISHED:
         return CHGNet.load(model_name=model, use_device="cpu", verbose=False)
-    if not Path(model).is_file():
-        raise ValueError(f"no CHGNet {model!r}: give one of {', '.join(PUBLISHED)} or the path of a checkpoint")
-    return CHGNet.from_file(model)
+    try:
+        return CHGNet.from_dict(torch.load(model, map_location="cpu", weights_only=True)["model"])
+    except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{model} is no checkpoint of chgnet's, or holds more than numbers: {first_line(error)}"
+        ) from error
 
 
 def chgnet_relaxer(

@@ -12,6 +12,7 @@ from tests.airss.seed_writer import to_cell
 from unimat_search.airss.seed_search import SeedSearch, draw_numbers, finish
 from unimat_search.airss.seedfile import DIRECTIVES, Seed, SeedError, SeedText, SpeciesLine
 from unimat_search.airss.settings import BuildSettings
+from unimat_search.formula import parse_formula
 from unimat_search.records import FailedAttempt
 from unimat_search.testing import check_generator
 
@@ -405,6 +406,8 @@ def test_the_documentation_names_every_directive(root: Path) -> None:
         ("#SPECIES=Cu%NUM=8\n#VARVOL=12\n", "Cu", "1"),
         ("#SPECIES=Cu%NUM=2\n#VARVOL=12\n#NFORM=2\n", "Cu", "4"),
         ("#SPECIES=Ti%NUM=2,O%NUM=4\n#VARVOL=20\n#NFORM=1-2\n", "TiO2", "2,4"),
+        ("#SPECIES=O%NUM=4\n#VARVOL=12\n", "O", "4"),
+        ("#SPECIES=K%NUM=4,O%NUM=4\n#VARVOL=12\n", "KO", "4"),
         ("#SPECIES=Cu\n#VARVOL=12\n#SYMMOPS=4\n", None, ""),
         ("#SPECIES=Ti%NUM=2,O%NUM=4\n#VARVOL=20\n#VACANCIES=1@O\n", None, ""),
     ],
@@ -412,6 +415,7 @@ def test_the_documentation_names_every_directive(root: Path) -> None:
 def test_what_a_comparison_is_asked_for(text: str, formula: str | None, units: str, tmp_path: Path) -> None:
     seeds = search(text, tmp_path)
     assert (seeds.formula, seeds.formula_units) == (formula, units if units != "1" else "8")
+    assert formula is None or parse_formula(formula).fixed_units is None, "every number of units can be asked for"
 
 
 def test_seeds_whose_composition_varies_refuse_to_be_asked_for_one(tmp_path: Path) -> None:

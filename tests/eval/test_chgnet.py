@@ -121,7 +121,18 @@ def test_a_fine_tuned_checkpoint(tmp_path: Path) -> None:
     tuned = ChgnetPotential(str(tmp_path / "tuned.pth.tar"), "cpu")
     structure = zoo()[120]
     assert_same(structure, one_by_one(tuned, [structure])[0], model.predict_structure(structure, task="efs"))
-    assert tuned.name == "chgnet-tuned.pth"
+    assert tuned.name.startswith("chgnet-tuned.pth-")
+    torch.save({"model": tuned.model.as_dict(), "epoch": 2}, tmp_path / "tuned.pth.tar")
+    assert ChgnetPotential(str(tmp_path / "tuned.pth.tar"), "cpu").name != tuned.name, "it may be trained on"
+
+
+def test_a_checkpoint_that_would_run_code(tmp_path: Path) -> None:
+    torch.save({"model": Path("x")}, tmp_path / "bad.pth.tar")
+    with pytest.raises(ValueError, match="or holds more than numbers"):
+        ChgnetPotential(str(tmp_path / "bad.pth.tar"))
+    (tmp_path / "text.pth.tar").write_text("no checkpoint")
+    with pytest.raises(ValueError, match="is no checkpoint of chgnet's"):
+        ChgnetPotential(str(tmp_path / "text.pth.tar"))
 
 
 def test_a_model_that_is_not_there() -> None:

@@ -21,10 +21,10 @@ from pymatgen.core import SETTINGS, Composition
 from pymatgen.entries.computed_entries import ComputedEntry
 
 from unimat_search.cli import main
-from unimat_search.eval.hull import Hull, Phase, elements_of
+from unimat_search.eval.hull import Hull, HullError, Phase, elements_of
 from unimat_search.eval.hull_build import build_hull, read_relaxed, write_relaxed
 from unimat_search.eval.hull_check import check_hull
-from unimat_search.eval.hull_sources import HullError, load_hull, materials_project
+from unimat_search.eval.hull_sources import load_hull, materials_project
 from unimat_search.eval.references import ElementReference, References, load_references
 from unimat_search.registry import Spec
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from pymatgen.core import Lattice, Structure
 
@@ -272,6 +273,21 @@ def test_patience_hears_and_leaves_no_alarm() -> None:
         time.sleep(2)
     with Patience(np.inf):
         pass
+
+
+def test_what_a_worker_started_ends_with_it() -> None:
+    """A DFT program must not work on for nobody."""
+    code = (
+        "import subprocess, sys; from unimat_search.eval.patience import end_process; "
+        "print(subprocess.Popen(['sleep', '60'], start_new_session=True).pid, flush=True); end_process()"
+    )
+    worker = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert worker.returncode == 1
+    for _ in range(100):
+        if not psutil.pid_exists(int(worker.stdout)) or psutil.Process(int(worker.stdout)).status() == "zombie":
+            return
+        time.sleep(0.05)
+    raise AssertionError("it lives on")
 
 
 def test_the_calm_run_repeats_itself(reference: Path, tmp_path: Path) -> None:

@@ -165,6 +165,25 @@ def test_a_reference_that_was_missing_is_made_up_for(run: Path) -> None:
     assert all(record.formation_energy_per_atom is not None for record in whole.values() if record.converged)
 
 
+def test_formation_energies_follow_the_references(run: Path) -> None:
+    """Also those that were told otherwise, or called unphysical, by others; a run has one zero of energy."""
+    whole = rows(run / RESULTS)
+    with sqlite3.connect(run / RESULTS) as connection:
+        connection.execute("UPDATE candidates SET formation_energy_per_atom = formation_energy_per_atom + 1")
+        connection.execute(
+            "UPDATE candidates SET outcome = 'unphysical_energy', formation_energy_per_atom = NULL, detail = 'x' "
+            "WHERE outcome = 'converged' AND \"index\" = 0"
+        )
+    run_comparison(SETTINGS, run, resume=True, workers=1)
+    assert rows(run / RESULTS) == whole
+
+
+def test_another_relaxer_of_the_same_name_is_refused(run: Path) -> None:
+    refine_run(run, replace(REFINE, relaxer="emt", top=1), workers=1)
+    with pytest.raises(RunError, match=r"was refined with emt, .* not emt,label=other"):
+        refine_run(run, replace(REFINE, relaxer="emt,label=other", top=1), workers=1)
+
+
 def test_top_and_limits_stay_as_they_were_unless_others_are_given(run: Path) -> None:
     from unimat_search.cli import _refinements
 

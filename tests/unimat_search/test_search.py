@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from pymatgen.core import Composition, Structure
 from unimat_search.airss import RandomSearch
 from unimat_search.cli import main
 from unimat_search.files import read_structures
-from unimat_search.records import EV_PER_CUBIC_ANGSTROM, RelaxSettings
+from unimat_search.records import EV_PER_CUBIC_ANGSTROM, Outcome, Relaxation, RelaxSettings
 from unimat_search.registry import Spec
 from unimat_search.res import read_res, to_res
 from unimat_search.search import search, united
@@ -113,8 +115,27 @@ def test_search_and_rank(tmp_path: Path) -> None:
     united_lines = call("airss", "rank", tmp_path, "--unite", "0.01").stdout.splitlines()
     assert sum(int(line.split()[-1]) for line in united_lines) == 4
     assert call("airss", "rank", out, "--formula", "Al", "--top", "1").stdout.strip() == ""
+    (tmp_path / "O.res").write_text(out.read_text().replace("Cu", "O"))
+    assert len(call("airss", "rank", tmp_path / "O.res", "--formula", "O").stdout.splitlines()) == 4
     pressed = call("airss", "rank", out, "--pressure", "10", "--top", "1").stdout
     assert pressed.split()[1] == "10.00"
+
+
+def test_ctrl_c_ends_a_search_and_not_its_ranking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(
+        _: Spec, chunks: Iterable[tuple[list[tuple[str, Structure]], list[Structure]]], *__: Any, **___: Any
+    ) -> Iterator[tuple[list[tuple[str, Structure]], list[Relaxation]]]:
+        for part, structures in chunks:
+            yield part, [Relaxation(i, s, -1.0, outcome=Outcome.CONVERGED) for i, s in enumerate(structures)]
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("unimat_search.search.relax_chunks", interrupted)
+    (tmp_path / "Cu.cell").write_text(COPPER)
+    out = tmp_path / "found.res"
+    result = call("airss", "search", tmp_path / "Cu.cell", "-n", "20", "--relaxer", "emt", "--out", out)
+    assert result.exit_code == 130, result.output
+    assert f"what was found is in {out}" in result.stderr
+    assert len(list(read_res(out))) == 8
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def test_options_in_a_file_are_the_commands_own(tmp_path: Path) -> None:
         ("generatr = 'airss'", "did you mean generator?"),
         ("n = [1, 2]", "n takes one value, got [1, 2]"),
         ("n = true", "n must be a number or text, got True"),
+        ("n = 2.9", "n must be a whole number, got 2.9"),
         ("fixed-cell = 1", "fixed-cell must be true or false, got 1"),
         ("n = 'many'", "'many' is not a valid integer"),
         ("n = ", "can't be read: Invalid value"),

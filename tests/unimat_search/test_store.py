@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +82,29 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="readonly"):
             store.write([waiting(1)])
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name in before} == before
+
+
+def test_what_may_only_be_read_is_not_read_in_part(tmp_path: Path) -> None:
+    """A killed run's last rows are in SQLite's log, which can't be read without writing beside it."""
+    with Store(tmp_path / "results.sqlite") as store:
+        store.write([waiting(0)])
+        shutil.copytree(tmp_path, tmp_path / "killed")
+    killed = tmp_path / "killed" / "results.sqlite"
+    assert killed.with_name("results.sqlite-wal").stat().st_size
+    (killed.parent / "results.sqlite-shm").unlink()
+    with Store(killed, read_only=True) as store:
+        assert len(list(store.records())) == 1
+
+    def unwritable(name: str, **options: Any) -> sqlite3.Connection:
+        if "immutable" in name:
+            connection: sqlite3.Connection = sqlite3.dbapi2.connect(name, **options)
+            return connection
+        raise sqlite3.OperationalError("unable to open database file")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3, "connect", unwritable)
+        with pytest.raises(StoreError, match="left in the midst of work"):
+            Store(killed, read_only=True)
 
 
 def test_a_store_that_was_killed_while_it_was_made_is_made_whole(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ class CrystalModel(nn.Module, ABC):
     def fit(self, structures: StructureSet) -> None:
         """Learn the scales of the data, its elements and its compositions before training."""
         self.seen_elements[torch.from_numpy(np.unique(structures.numbers).astype(np.int64))] = True
-        self.composition_sizes = torch.from_numpy(structures.num_sites.astype(np.uint8))
+        self.composition_sizes = torch.from_numpy(structures.num_sites.astype(np.int16))
         self.composition_numbers = torch.from_numpy(structures.numbers.copy())
         for column in range(len(PROPERTIES)):
             known = structures.properties[:, column][~np.isnan(structures.properties[:, column])]

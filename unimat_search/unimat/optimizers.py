@@ -63,6 +63,7 @@ def restore_optimizers(optimizers: Sequence[torch.optim.Optimizer], tensors: Map
     states: list[dict[int, dict[str, Any]]] = [{} for _ in optimizers]
     for key, tensor in tensors.items():
         which, index, what = key.split(".", 2)
-        states[int(which)].setdefault(int(index), {})[what] = tensor
+        own = states[int(which)].setdefault(int(index), {})
+        own[what] = tensor.clone()  # no view of the file, which will be replaced
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

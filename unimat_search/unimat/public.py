@@ -86,7 +86,7 @@ def fetch(name: str, *, address: str | None = None, folder: Path | None = None) 
             "give the folder of a local copy with --data-dir or UNIMAT_SEARCH_DATA"
         ) from error
     if not known:
-        write_whole(note, pooch.file_hash(str(file)) + "\n")
+        write_whole(note, pooch.file_hash(str(file)) + "\n", alone=False)
     return file
 
 

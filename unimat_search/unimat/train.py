@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unimat_search.disk import whole
 from unimat_search.locks import owned
 from unimat_search.records import first_line
 from unimat_search.unimat.batches import Batch, Batches
@@ -381,7 +382,7 @@ def cut_log(path: Path, step: int) -> None:
         return
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    with path.open("w", newline="") as file:
+    with whole(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(row for row in rows if float(row["step"]) <= step)
