@@ -16,7 +16,6 @@ from unimat_search.shell import (
     PROCESSES,
     RELAXER,
     WORKERS,
-    BadInput,
     all_of,
     clear_errors,
     connected,
@@ -68,8 +67,6 @@ def rq3(
         from unimat_search.rq3 import reproduce as run_rq3
         from unimat_search.rq3_tables import footnotes, sections
 
-        if data_dir is None:
-            raise BadInput("the experiment needs the data sets; give their folder with --data-dir")
         if judge:
             load_relaxer(Spec.parse(judge))
         with connected(backend, scheduler, workers) as who:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,9 @@ from unimat_search.records import MatchSettings, Outcome, Record, RelaxSettings
 from unimat_search.registry import Spec
 from unimat_search.run_folder import RESULTS, RunError, move_reference, read_settings
 from unimat_search.store import Store
+from unimat_search.unimat.sources import find_data
+from unimat_search.zero_shot import TEST, Target, read_targets
 
-FORMULAS, GEOMETRIES = Path("zero_shot", "rq3.csv"), Path("mp_20", "test.parquet")
 GENERATORS = ("airss:standard", "airss:paper", "airss", "pyxtal", "unimat", "unimat+airss")
 RUN, KNOWN, KNOWN_ENERGIES, TABLES, JUDGED = "run", "known.extxyz", "known.json", "rq3.json", "judged.json"
 
@@ -60,73 +60,9 @@ PAPER = {
 """AIRSS converged for 31,917 of 57,655 compositions; UniMat for 0.817, re-weighted."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """A composition to search.
-
-    Attributes:
-        reduced_formula: As the list writes it.
-        material_id: Of its known ground state.
-        num_sites: In the primitive cell of that.
-        num_elements: Different ones.
-        level: "new_formula" or "new_chemical_system": what training saw nothing of.
-        new_prototype: Whether training saw no compound of the same anonymous formula.
-    """
-
-    reduced_formula: str
-    material_id: str
-    num_sites: int
-    num_elements: int
-    level: str
-    new_prototype: bool
-
-    @property
-    def formula(self) -> str:
-        """The cell that is searched: that of the known structure."""
-        unit = parse_formula(self.reduced_formula)
-        symbols = "".join(f"{symbol}{n}" for symbol, n in unit.amounts.items())
-        return f"{symbols}:{self.num_sites // unit.atoms_per_unit}"
-
-    @property
-    def groups(self) -> dict[str, str]:
-        """What the tables are split by."""
-        sizes = ("3-5", "6-10", "11-20")
-        return {
-            "elements": str(self.num_elements) if self.num_elements < 4 else "4 or more",
-            "atoms": sizes[int(self.num_sites > 5) + int(self.num_sites > 10)],
-            "level": self.level.replace("_", " "),
-            "prototype": "new anonymous formula" if self.new_prototype else "known anonymous formula",
-        }
-
-
-def read_targets(data_dir: Path, count: int | None = None) -> list[Target]:
-    """The compositions in an order drawn with a fixed seed, or the first `count` of them.
-
-    So what is finished of a run is a random sample of it.
-
-    Raises:
-        RunError: If the data folder lacks them, or has fewer.
-    """
-    file = data_dir / FORMULAS
-    if not file.is_file():
-        raise RunError(f"{file} is missing; give the folder of data sets with --data-dir")
-    with file.open(encoding="utf-8") as lines:
-        chosen = {row["reduced_formula"]: row for row in csv.DictReader(lines)}
-    with (data_dir / "zero_shot" / "formulas.csv").open(encoding="utf-8") as lines:
-        new = {row["reduced_formula"]: row["new_anonymous_formula"] == "True" for row in csv.DictReader(lines)}
-    targets = [
-        Target(name, row["material_id"], int(row["num_sites"]), int(row["nelements"]), row["level"], new[name])
-        for name, row in sorted(chosen.items())
-    ]
-    if count is not None and count > len(targets):
-        raise RunError(f"there are {len(targets)} compositions, not {count}")
-    order = np.random.default_rng(0).permutation(len(targets))
-    return [targets[index] for index in order[:count]]
-
-
 def reproduce(
     out: Path,
-    data_dir: Path,
+    data_dir: Path | None,
     *,
     compositions: int | None = None,
     n: int = 100,
@@ -140,7 +76,7 @@ def reproduce(
 
     Args:
         out: Folder: the run in `run`, the known structures, the tables.
-        data_dir: Folder of data sets.
+        data_dir: Folder of data sets; what it lacks is downloaded.
         compositions: How many of the 466.
         n: Candidates of each generator for each composition.
         generators: The first one is the reference of the others. Those that a folder has stay, others join them.
@@ -184,14 +120,15 @@ def reproduce(
     return tables
 
 
-def _known_structures(targets: Sequence[Target], data_dir: Path) -> dict[str, Structure]:
+def _known_structures(targets: Sequence[Target], data_dir: Path | None) -> dict[str, Structure]:
     """The known structures by reduced formula, as the list writes it."""
     names = {target.material_id: target.reduced_formula for target in targets}
     elements = {frozenset(parse_formula(formula).amounts) for formula in names.values()}
-    geometries = dict(read_structures(data_dir / GEOMETRIES, element_sets=elements))
+    file = find_data(TEST, data_dir)
+    geometries = dict(read_structures(file, element_sets=elements))
     missing = [name for name in names if name not in geometries]
     if missing:
-        raise RunError(f"{data_dir / GEOMETRIES} has no {missing[0]}")
+        raise RunError(f"{file} has no {missing[0]}")
     return {formula: geometries[name] for name, formula in names.items()}
 
 

@@ -201,6 +201,17 @@ def test_held_out_compositions_are_not_trained_on(tmp_path: Path) -> None:
     assert said[0].startswith(f"{left} structures to train on, 0 set aside")
 
 
+def test_compositions_of_a_set_are_held_out(tmp_path: Path) -> None:
+    """As the weights that ship hold those of MP-20's test split out: by name, without a list of formulas."""
+    usable = read_source(str(settings_file(tmp_path).with_name("data.parquet"))).structures
+    (tmp_path / "mp_20").mkdir()
+    test = usable.take(range(0, len(usable), 3))
+    write_parquet(test, tmp_path / "mp_20" / "test.parquet")
+    data = DataConfig(train=(str(tmp_path / "data.parquet"),), hold_out="mp_20/test", validation=0)
+    train, _ = training_sets(data, tmp_path, seed=0)
+    assert set(train.keys) == set(usable.keys) - set(test.keys)
+
+
 def test_held_out_structures_and_hollow_ones_are_not_trained_on(tmp_path: Path) -> None:
     usable = read_source(str(settings_file(tmp_path).with_name("data.parquet"))).structures
     held = usable.take(range(0, len(usable), 2))

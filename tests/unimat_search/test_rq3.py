@@ -16,9 +16,10 @@ from unimat_search.eval.hull_build import RelaxedPhase, write_relaxed
 from unimat_search.judge import verdicts
 from unimat_search.records import Outcome, Record
 from unimat_search.registry import PluginError
-from unimat_search.rq3 import Target, _natural, judged_tables, read_targets, reproduce
+from unimat_search.rq3 import _natural, judged_tables, reproduce
 from unimat_search.rq3_tables import _losses, footnotes, sections
 from unimat_search.run_folder import RunError
+from unimat_search.zero_shot import Target, read_targets
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from unimat_search.unimat.elements import CompositionKey
+from unimat_search.unimat.public import PUBLIC
 from unimat_search.unimat.sources import MAX_SITES, find_data, read_formulas, read_source
 from unimat_search.unimat.structures import StructureSet, concatenate, split_by_composition
 from unimat_search.unimat.volume_model import fit_log_volumes, usual_log_volumes
@@ -20,7 +21,8 @@ class DataConfig:
 
     Attributes:
         train: Names of public sets, files or folders; of structures with one id the first counts.
-        hold_out: CSV file whose reduced formulas (column reduced_formula) must not be trained on; "" for none.
+        hold_out: CSV file whose reduced formulas (column reduced_formula) must not be trained on, or name of a set
+            ("mp_20/test") whose compositions must not; "" for none.
         hold_out_sets: Sets whose structures must not be trained on, by id.
         validation: About so many structures, a fifth of all at most, are set aside for the validation loss;
             compositions stay together.
@@ -58,7 +60,7 @@ def training_sets(config: DataConfig, data_dir: Path | None, *, seed: int) -> tu
     held_ids |= {row.name for reading in readings for row in reading.bad}
     held: frozenset[CompositionKey] = frozenset()
     if config.hold_out:
-        held = read_formulas(find_data(config.hold_out, data_dir))
+        held = _formulas(config.hold_out, data_dir)
     sources = [read_source(source, data_dir, max_sites=config.max_sites) for source in config.train]
     structures = concatenate([source.structures for source in sources])
     structures = structures.take([row for row, name in enumerate(structures.ids) if name not in held_ids])
@@ -73,6 +75,14 @@ def training_sets(config: DataConfig, data_dir: Path | None, *, seed: int) -> tu
             f"{config.validation} sets {len(validation)} aside; whole compositions are, so give a smaller number, or 0"
         )
     return train, validation
+
+
+def _formulas(source: str, data_dir: Path | None) -> frozenset[CompositionKey]:
+    """Reduced compositions of a file of formulas, or of a set."""
+    file = find_data(source, data_dir)
+    if file.suffix == ".csv" and source not in PUBLIC:
+        return read_formulas(file)
+    return frozenset(read_source(source, data_dir).structures.keys)
 
 
 def compact(structures: StructureSet, largest: float) -> StructureSet:
