@@ -17,7 +17,8 @@ class StructureFiles:
     """The structures of a file, a folder or an archive, in their order, or without a composition drawn from them.
 
     A structure serves a composition if its reduced formula is that one's: as it is, as its primitive cell, or as a
-    supercell of either, whichever has the asked number of atoms. One that can't be read serves none.
+    supercell of either, whichever has the asked number of atoms. One that can't be read serves none. For another
+    number of formula units, the first structure comes first again.
 
     Args:
         path: See `unimat_search.files.read_crystals`.
@@ -25,6 +26,8 @@ class StructureFiles:
     Raises:
         ValueError: If the path holds nothing of a known format, or a table in it is damaged.
     """
+
+    finite = True
 
     def __init__(self, path: str) -> None:
         self.all = [one for _, one in read_crystals(Path(path))]

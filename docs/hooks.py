@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,26 @@ HOME = "https://github.com/unimat-search/unimat-search/blob/main/"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:  # noqa: ANN401 - what mkdocs passes
-    """Replace `<!-- README: Title -->` by that section, its links made those of the site."""
-    return re.sub(r"<!-- README: (.+?) -->", lambda found: section(found[1]), markdown)
+    """Replace `<!-- README: Title -->` by that section and `<!-- Commands -->` by what `--help` says."""
+    markdown = re.sub(r"<!-- README: (.+?) -->", lambda found: section(found[1]), markdown)
+    markdown = re.sub(r"\]\((?:\.\./)?(training[^)]*)\)", rf"]({HOME}docs/\1)", markdown)
+    return markdown.replace("<!-- Commands -->", commands()) if "<!-- Commands -->" in markdown else markdown
+
+
+def commands() -> str:
+    """A section for each command."""
+    from click import Context, Group
+
+    from unimat_search.cli import main
+
+    def sections(context: Context) -> Iterator[str]:
+        for name, command in sorted(context.command.commands.items()) if isinstance(context.command, Group) else ():
+            own = Context(command, info_name=name, parent=context, max_content_width=110, terminal_width=110)
+            if not isinstance(command, Group):
+                yield f"## {own.command_path}\n\n```text\n{command.get_help(own)}\n```\n"
+            yield from sections(own)
+
+    return "\n".join(sections(Context(main, info_name="unimat-search")))
 
 
 def section(title: str) -> str:
@@ -25,6 +44,5 @@ def section(title: str) -> str:
 
 
 def _linked(text: str) -> str:
-    text = re.sub(r"\]\(docs/(training)\)", rf"]({HOME}docs/\1)", text)
     text = text.replace("](docs/", "](").replace("](#unimat-and-your-own-data)", "](models.md)")
     return text.replace("](#dft)", "](dft.md)")

@@ -175,7 +175,7 @@ def footnotes(summary: Mapping[str, Any]) -> str:
     lines = [
         f"Relaxed by {summary['potential']}: fmax {relax['fmax']} eV/angstrom on atoms{_constraints(relax)}, at most "
         f"{relax['max_steps']} steps. Brackets: 95 % intervals, Wilson's; for the structures of five compositions or "
-        "more by bootstrap over these.",
+        "more by bootstrap over these, of two to four none.",
         published_error(summary["potential"]),
         *_pressure(relax["pressure"]),
         "E_f: formation energy, eV/atom; elements: " + (summary["elemental_references"] or "none") + ".",

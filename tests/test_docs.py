@@ -23,6 +23,7 @@ from pymatgen.core import Lattice, Structure
 from tests.data_folder import write_data
 from tests.test_readme import README, blocks
 from unimat_search.cli import main
+from unimat_search.registry import find
 
 DOCS = Path(__file__).parent.parent / "docs"
 SMALL = {
@@ -69,6 +70,28 @@ def test_the_site_builds_and_fetches_nothing(tmp_path: Path) -> None:
 def test_every_page_is_reachable() -> None:
     named = set(re.findall(r": (\S+\.md)$", (DOCS.parent / "mkdocs.yml").read_text(), re.MULTILINE))
     assert named == {str(file.relative_to(DOCS).as_posix()) for file in DOCS.rglob("*.md")}
+
+
+def test_the_layout_page_names_every_module(root: Path) -> None:
+    text = (root / "CONTRIBUTING.md").read_text()
+    layout = text[text.index("## Layout") : text.index("Where something new goes")]
+    named = set(re.findall(r"`(\w+)`", layout))
+    modules = {file.stem for file in (root / "unimat_search").glob("*.py") if not file.stem.startswith("cli_")}
+    assert modules - {"__init__"} <= named
+    assert {name for name in named if name.islower()} - {"unimat_search"} <= modules
+    for folder in re.findall(r"^\| `([\w./]+/)`", layout, re.MULTILINE):
+        assert (root / folder).is_dir(), folder
+
+
+def test_the_site_names_every_command_and_option(hooks: ModuleType) -> None:
+    text = page(hooks, "commands")
+    assert "## unimat-search reproduce rq3" in text
+    assert "--generator-time-limit" in text
+    options = (DOCS / "options.md").read_text()
+    for name in ("airss", "unimat", "unimat+airss", "cdvae", "substitution", "pyxtal", "uniform", "files"):
+        factory = find("generators", name)
+        described = factory.__qualname__.split(".")[0]
+        assert described in options, name
 
 
 def test_python_of_the_page_on_generators(hooks: ModuleType) -> None:

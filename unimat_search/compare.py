@@ -57,6 +57,7 @@ def run_comparison(
     elements = {symbol for search in searches for symbol in search.formula.amounts}
     known = read_known_of(settings, searches)
     generators = load_generators(settings.generators)
+    _warn_of_repetitions(generators, searches)
     relaxer = Spec.parse(settings.relaxer)
     built = load_relaxer(relaxer)
     systems = {frozenset(search.formula.amounts) for search in searches}
@@ -76,6 +77,20 @@ def run_comparison(
             _run(searches, generators, store, relaxer, settings, scorer, workers, on_progress)
             hull = load_hull(settings.hull_source, systems, references)
             return summarise(settings, planned_columns(settings, store), references, known, hull, store, out)
+
+
+def _warn_of_repetitions(generators: dict[str, StructureGenerator | str], searches: Plan) -> None:
+    """Say where a generator that has so many structures and no more is asked in several cells."""
+    finite = [label for label, generator in generators.items() if getattr(generator, "finite", False)]
+    search = next((search for search in searches if len(search.shares) > 1), None) if finite else None
+    if search:
+        cell = f"{search.formula.reduced_formula}:{search.shares[-1][0]}"
+        log.warning(
+            "%s begins with the same structures in each of the cells that are asked for; to have all of them, fix the "
+            "cell (as in %s)",
+            ", ".join(finite),
+            cell,
+        )
 
 
 def _run(

@@ -10,12 +10,19 @@ from typing import Literal
 
 from unimat_search.catalogue import catalogue
 from unimat_search.registry import Kind
-from unimat_search.versions import versions
+from unimat_search.versions import PACKAGES, versions
 
 State = Literal["ok", "missing", "broken"]
 
-OPTIONAL = {"pyxtal": "pip install 'unimat-search[pyxtal]'"}
-"""Packages that the main job can do without, and their cures."""
+EXTRAS = {
+    "pyxtal": "pyxtal",
+    "plotly": "report",
+    "matminer": "evaluate",
+    "smact": "evaluate",
+    "distributed": "cluster",
+    "torch-sim-atomistic": "torch-sim",
+}
+"""Packages that the main job can do without, and what brings them; those of relaxers are told of there."""
 
 NEEDED = ("airss", "chgnet")
 """Plug-ins that the main job can't do without."""
@@ -40,7 +47,7 @@ def examine(data_dir: Path | None) -> list[Finding]:
     """Look at everything that a comparison may need; plug-ins only if all packages are there."""
     packages = [
         Finding("ok", "python", f"{platform.python_version()} on {platform.platform()}"),
-        *(_package(name, version) for name, version in versions().items()),
+        *(_package(name, version) for name, version in versions((*PACKAGES, *EXTRAS)).items()),
     ]
     if any(finding.state == "broken" for finding in packages):
         return packages
@@ -57,7 +64,9 @@ def examine(data_dir: Path | None) -> list[Finding]:
 def _package(name: str, version: str) -> Finding:
     if version != "missing":
         return Finding("ok", name, version)
-    return Finding("missing" if name in OPTIONAL else "broken", name, OPTIONAL.get(name, f"pip install {name}"))
+    if name in EXTRAS:
+        return Finding("missing", name, f"pip install 'unimat-search[{EXTRAS[name]}]'")
+    return Finding("broken", name, f"pip install {name}")
 
 
 def _devices() -> Finding:

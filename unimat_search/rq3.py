@@ -57,7 +57,6 @@ PAPER = {
     "composition_convergence_rate": {"airss:paper": 0.55, "unimat": 0.817},
     "pairs": {"unimat against airss:paper": {"delta_e_f": -0.68, "reduction_rate": 0.80}},
 }
-"""AIRSS converged for 31,917 of 57,655 compositions; UniMat for 0.817, re-weighted."""
 
 
 def reproduce(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = (
@@ -19,9 +20,9 @@ PACKAGES = (
 )
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Installed versions by package; "missing" where there is none."""
-    return {package: _version(package) for package in PACKAGES}
+    return {package: _version(package) for package in packages}
 
 
 def _version(package: str) -> str:

@@ -19,6 +19,7 @@ from unimat_search.registry import PluginError
 from unimat_search.rq3 import _natural, judged_tables, reproduce
 from unimat_search.rq3_tables import _losses, footnotes, sections
 from unimat_search.run_folder import RunError
+from unimat_search.unimat.public import PUBLIC
 from unimat_search.zero_shot import Target, read_targets
 
 
@@ -171,9 +172,15 @@ def test_the_command_prints_and_writes_the_tables(data_dir: Path, tmp_path: Path
         assert title in result.output
     judge = json.loads((out / "rq3.json").read_text())["judge"]
     assert judge["same_order"]["value"] in (None, 1.0), "the same potential says the same"
-    missing = CliRunner().invoke(main, ["reproduce", "rq3", "--data-dir", str(tmp_path), "--out", str(out)])
-    assert missing.exit_code == 2
-    assert "rq3.csv is missing" in missing.output
+
+
+def test_data_that_can_not_be_had_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIMAT_SEARCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(PUBLIC, "mp_20/train", "http://127.0.0.1:9/train.csv")
+    result = CliRunner().invoke(main, ["reproduce", "rq3", "--data-dir", str(tmp_path), "--out", str(tmp_path / "rq3")])
+    assert result.exit_code == 2
+    assert "give the folder of a local copy with --data-dir" in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "rq3").exists()
 
 
 def test_what_cannot_run_leaves_nothing_behind(data_dir: Path, tmp_path: Path) -> None:
