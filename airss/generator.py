@@ -134,9 +134,10 @@ def standard(**options: Any) -> RandomSearch:  # noqa: ANN401
 
 
 def dense(**options: Any) -> RandomSearch:  # noqa: ANN401
-    """Random search from dense starts, at about 60 % of the expected volume: it finds most known crystals.
+    """Random search from dense starts, at about 60 % of the expected volume: `airss` and `airss:dense` alike.
 
-    The relaxation expands the cell; from so steep a start it gets over barriers that hold a start at the right volume.
+    It finds most known crystals: the relaxation expands the cell; from so steep a start it gets over barriers that hold
+    a start at the right volume.
     """
     return RandomSearch(**{"volume": "0.5-0.7", **options})
 

@@ -89,7 +89,10 @@ class SeedSearch:
             text = Path(seed_file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SeedError(f"{seed_file} can't be read as a seed file: {error}") from error
-        self.text = SeedText.parse(text)
+        try:
+            self.text = SeedText.parse(text)
+        except SeedError as error:
+            raise SeedError(f"{seed_file}: {error}") from error
         self.by_count = by_count
         examples = [structure for _, structure in read_structures(Path(like))] if like else []
         self._expect: Callable[[Composition], Expectation] = (

@@ -24,6 +24,7 @@ from unimat_search.airss.settings import (
     parse_range,
     parse_whole_range,
 )
+from unimat_search.records import did_you_mean
 
 FloatArray = NDArray[np.float64]
 Range = tuple[float, float]
@@ -299,7 +300,8 @@ def _directive(text: str, values: dict[str, Any], build: dict[str, Any]) -> None
     if name in UNSUPPORTED:
         raise ValueError(f"#{name}: {REASONS[UNSUPPORTED[name]]}")
     if name not in DIRECTIVES:
-        raise ValueError(f"#{name} is no directive of AIRSS; there are {', '.join(sorted(DIRECTIVES))}")
+        known = ", ".join(sorted(DIRECTIVES))
+        raise ValueError(f"#{name} is no directive of AIRSS{did_you_mean(name, DIRECTIVES)}; there are {known}")
     DIRECTIVES[name](value, values, build)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from math import gcd
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,9 @@ from unimat_search.records import FailedAttempt
 class StructureFiles:
     """The structures of a file, a folder or an archive, in their order, or without a composition drawn from them.
 
-    A structure serves a composition if its reduced formula is that one's: as it is, as its primitive cell, or as a
-    supercell of either, whichever has the asked number of atoms. One that can't be read serves none. For another
-    number of formula units, the first structure comes first again.
+    A structure serves a composition if its reduced formula is that one's: in the one cell that is asked for, as it is,
+    as its primitive cell, or as a supercell of either, whichever has that number of atoms; where several numbers of
+    formula units are searched, once, in its own cell or its primitive one. One that can't be read serves none.
 
     Args:
         path: See `unimat_search.files.read_crystals`.
@@ -27,23 +29,49 @@ class StructureFiles:
         ValueError: If the path holds nothing of a known format, or a table in it is damaged.
     """
 
-    finite = True
-
     def __init__(self, path: str) -> None:
-        self.all = [one for _, one in read_crystals(Path(path))]
+        named = list(read_crystals(Path(path)))
+        self.all = [one for _, one in named]
         self.structures: dict[str, list[Structure]] = {}
         for one in self.all:
             if isinstance(one, Structure):
                 self.structures.setdefault(one.composition.reduced_formula, []).append(one)
         self.path = path
+        unread = [f"{name}: {one.reason}" for name, one in named if isinstance(one, FailedAttempt)]
+        self._unread = f"; {len(unread)} can't be read, {unread[0]}" if unread else ""
 
     def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:  # noqa: ARG002
         """See `unimat_search.protocol.StructureGenerator.generate`."""
-        own = self.structures.get(composition.reduced_formula, [])
-        for structure in own[:n]:
+        yield from self._fitted(self._of(composition), composition, n)
+
+    def shares(self, composition: Composition, formula_units: Sequence[int], n: int) -> list[tuple[int, int]]:
+        """See `unimat_search.protocol.FiniteGenerator.shares`."""
+        own = self._of(composition)[:n]
+        counts = Counter(_home(one, composition, formula_units) for one in own)
+        counts[formula_units[0]] += n - len(own)
+        return sorted((units, count) for units, count in counts.items() if count)
+
+    def generate_own(
+        self, composition: Composition, n: int, formula_units: Sequence[int]
+    ) -> Iterator[Structure | FailedAttempt]:
+        """See `unimat_search.protocol.FiniteGenerator.generate_own`."""
+        asked = gcd(*(int(amount) for amount in composition.values()))
+        unit = composition / asked
+        at_home = [one for one in self._of(composition) if _home(one, unit, formula_units) == asked]
+        yield from self._fitted(at_home, composition, n)
+
+    def _of(self, composition: Composition) -> list[Structure]:
+        return self.structures.get(composition.reduced_formula, [])
+
+    def _fitted(
+        self, structures: Sequence[Structure], composition: Composition, n: int
+    ) -> Iterator[Structure | FailedAttempt]:
+        """The first n in the cell of a composition, or the reasons why they can't be."""
+        for structure in structures[:n]:
             yield _fitted(structure, composition)
-        for _ in range(n - len(own)):
-            yield FailedAttempt(f"{self.path} holds {len(own)} structures of {composition.reduced_formula}")
+        held = len(self._of(composition))
+        for _ in range(n - len(structures)):
+            yield FailedAttempt(f"{self.path} holds {held} structures of {composition.reduced_formula}{self._unread}")
 
     def generate_freely(self, n: int, *, seed: int) -> list[Structure | FailedAttempt]:
         """N of the file's structures at random, none twice; what can't be read is among them."""
@@ -54,11 +82,29 @@ class StructureFiles:
 
 def _fitted(structure: Structure, composition: Composition) -> Structure | FailedAttempt:
     """A structure in a cell of a composition, or the reason why it fits none."""
-    if not (np.isfinite(structure.frac_coords).all() and np.isfinite(structure.lattice.matrix).all()):
+    if not _is_finite(structure):
         return FailedAttempt("a coordinate or cell vector is not a finite number")
-    if abs(structure.lattice.volume) < 1e-3:
+    if not _is_a_cell(structure):
         return FailedAttempt("the cell has no volume")
     fitted = in_cell(structure, int(composition.num_atoms))
     if fitted is None:
         return FailedAttempt(f"a cell of {len(structure)} atoms can't become one of {composition.formula}")
     return fitted
+
+
+def _home(structure: Structure, unit: Composition, formula_units: Sequence[int]) -> int:
+    """The number of formula units, of those that are searched, in which a structure is given."""
+    own = round(len(structure) / unit.num_atoms)
+    if own in formula_units or not _is_a_cell(structure):
+        return own if own in formula_units else formula_units[0]
+    primitive = round(len(structure.get_primitive_structure(tolerance=0.1)) / unit.num_atoms)
+    fitting = (units for units in formula_units if units % primitive == 0)
+    return next(fitting, formula_units[0])
+
+
+def _is_finite(structure: Structure) -> bool:
+    return bool(np.isfinite(structure.frac_coords).all() and np.isfinite(structure.lattice.matrix).all())
+
+
+def _is_a_cell(structure: Structure) -> bool:
+    return _is_finite(structure) and abs(structure.lattice.volume) >= 1e-3

@@ -138,7 +138,9 @@ def _start_worker(parent: int, folder: Path, verbose: bool) -> None:
     """Leave interruptions to the parent, and end with it however it ends; print nothing unless logs are verbose."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
-    if not verbose:
+    if verbose:
+        logging.getLogger("unimat_search").setLevel(logging.INFO)  # what it logs itself goes nowhere: no handler
+    else:
         os.dup2(nowhere, 2)
     process_executor._USE_PSUTIL = False  # it takes a model that is loaded for a leak, and ends the worker
     os.chdir(folder)

@@ -49,8 +49,9 @@ UNREADABLE = (
     TypeError,
     AttributeError,
     ArithmeticError,
-    IndexError,
+    LookupError,
     RecursionError,
+    SyntaxError,  # pymatgen's, of what stands behind a species
 )
 
 FORMATS = "CSV or parquet with the columns formula and formation_energy_per_atom (or energy_per_atom), or JSON entries"

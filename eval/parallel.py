@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 import time
 import warnings
 from collections import deque
@@ -75,11 +76,14 @@ def load_relaxer(spec: Spec) -> Relaxer:
 def quiet() -> Iterator[None]:
     """Keep what libraries print to themselves, and their warnings; with verbose logs they may talk on stderr."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(_Nowhere()))
-        if not log.isEnabledFor(logging.INFO):
-            stack.enter_context(contextlib.redirect_stderr(_Nowhere()))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
+        if log.isEnabledFor(logging.INFO):
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        else:
+            nowhere = _Nowhere()
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
         yield
 
 

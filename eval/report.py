@@ -14,18 +14,22 @@ from rich.table import Table
 from unimat_search.eval.hull import BOUNDS
 from unimat_search.eval.metrics import HULL_COUNTS
 from unimat_search.eval.published import published_error
+from unimat_search.symmetry import SYMPREC
 
 Row = dict[str, Any]
 Section = tuple[str, list[Row]]
 """A title and rows of equal keys."""
 
-LEFT = ("composition", "generator", "name", "what", "from", "lacks")
+LEFT = ("composition", "generator", "space group", "name", "what", "from", "lacks")
 """Columns of text."""
 
 NARROW, GAP = 12, 3
 """Characters: that text is wrapped to at the narrowest, between two columns."""
 
-LEAST_NEEDED = ("s/gen", "s/relax", "E_f median", "rms_dist", "median", "steps", "tied", "valid", "first", "pairs")
+LEAST_NEEDED = (
+    *("s/gen", "s/relax", "E_f median", "space group", "rms_dist", "median"),
+    *("steps", "tied", "valid", "first", "pairs"),
+)
 """Columns that a narrow terminal goes without, the first ones first."""
 
 MAX_BY_UNITS = 4
@@ -156,12 +160,13 @@ def sections(summary: Mapping[str, Any]) -> Iterator[Section]:
                 for values in [entry["generators"][generator]["by_formula_units"][units]]
             ],
         )
-    yield (
-        "Over all compositions",
-        [{"generator": generator} | _overall_row(values, summary) for generator, values in summary["overall"].items()],
-    )
-    if summary.get("hull_reference"):
-        yield hull_section(summary["overall"])
+    if summary["n_compositions"] > 1:
+        yield (
+            "Over all compositions",
+            [{"generator": name} | _overall_row(values, summary) for name, values in summary["overall"].items()],
+        )
+        if summary.get("hull_reference"):
+            yield hull_section(summary["overall"])
     for refined in summary.get("refined", ()):
         if refined["structures"]:
             title = f"The {refined['top']} lowest of each generator, relaxed again by {refined['potential']}"
@@ -178,6 +183,8 @@ def footnotes(summary: Mapping[str, Any]) -> str:
         "more by bootstrap over these, of two to four none.",
         published_error(summary["potential"]),
         *_pressure(relax["pressure"]),
+        "valid: physically sane before any relaxation; converged counts what is so after it. Space group: of the "
+        f"lowest structure, within {SYMPREC} angstrom.",
         "E_f: formation energy, eV/atom; elements: " + (summary["elemental_references"] or "none") + ".",
         "E_f median, steps: median of what converged; s/gen: seconds a structure, mean; s/relax: of those that were "
         "relaxed. Neither counts training, nor how structures that come from files were made.",
@@ -250,6 +257,7 @@ def _row(values: Mapping[str, Any], summary: Mapping[str, Any]) -> Row:
         "E_f median": number(values["median_formation_energy_per_atom"]),
         "delta E_f": number(values["delta_e_f"]),
         **({"above hull": number(values["e_above_hull"])} if summary.get("hull_reference") else {}),
+        "space group": values.get("space_group") or "-",
         "steps": number(values["median_n_steps"], 0),
         **_seconds(values),
     }

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,14 @@ class Chatty(Uniform):
             print("x" * 1_000_000, file=stream)
             os.write(number, b"y" * 1_000_000)
         raise RuntimeError(f"no idea for {composition.formula}")
+
+
+class Endless(Uniform):
+    """Does not stop at what is asked for."""
+
+    def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure]:
+        for more in count():
+            yield from super().generate(composition, 1, seed=seed + more)
 
 
 class Cancelled(Uniform):

@@ -274,7 +274,8 @@ def _add_seed_file(options: dict[str, Any], path: Path) -> None:
         options["formulas"] = (seed.formula,)
         options["formula_units"] = options["formula_units"] or seed.formula_units
     named = json.dumps(path.resolve().as_posix(), ensure_ascii=False)  # JSON's text is TOML's too
-    options["generators"] = (f"airss:seed,seed_file={named}", *options["generators"])
+    label = json.dumps(path.name, ensure_ascii=False)
+    options["generators"] = (f"airss:seed,seed_file={named},label={label}", *options["generators"])
 
 
 def _settings(options: dict[str, Any], stored: CompareSettings | None) -> CompareSettings:

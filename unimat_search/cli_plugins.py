@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 SHELLS = ("bash", "zsh", "fish")
 
+COLONS = "COMP_WORDBREAKS=${COMP_WORDBREAKS//:}  # names such as airss:standard are one word\n"
+
 
 @click.command()
 @DATA_DIR
@@ -57,4 +59,5 @@ def completion(shell: str) -> None:
     context = click.get_current_context().find_root()
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(context.command, {}, "unimat-search", "_UNIMAT_SEARCH_COMPLETE").source())
+    source = kind(context.command, {}, "unimat-search", "_UNIMAT_SEARCH_COMPLETE").source()
+    click.echo(f"{COLONS}{source}" if shell == "bash" else source)

@@ -16,7 +16,7 @@ from unimat_search.eval.references import References, references_for
 from unimat_search.generation import load_generators
 from unimat_search.locks import owned
 from unimat_search.plan import CompareSettings, Plan, plan
-from unimat_search.protocol import StructureGenerator
+from unimat_search.protocol import FiniteGenerator, StructureGenerator
 from unimat_search.registry import Spec
 from unimat_search.run_folder import RESULTS, check_folder, prepare_folder
 from unimat_search.scoring import Scorer
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 def run_comparison(
     settings: CompareSettings,
-    out: Path,
+    out: Path | str,
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -53,11 +53,11 @@ def run_comparison(
         RunError: If the folder can't be used.
         FormulaError, PluginError, ValueError: If the settings can't be; nothing was written then.
     """
+    out = Path(out)
     searches = plan(settings)
     elements = {symbol for search in searches for symbol in search.formula.amounts}
     known = read_known_of(settings, searches)
     generators = load_generators(settings.generators)
-    _warn_of_repetitions(generators, searches)
     relaxer = Spec.parse(settings.relaxer)
     built = load_relaxer(relaxer)
     systems = {frozenset(search.formula.amounts) for search in searches}
@@ -79,20 +79,6 @@ def run_comparison(
             return summarise(settings, planned_columns(settings, store), references, known, hull, store, out)
 
 
-def _warn_of_repetitions(generators: dict[str, StructureGenerator | str], searches: Plan) -> None:
-    """Say where a generator that has so many structures and no more is asked in several cells."""
-    finite = [label for label, generator in generators.items() if getattr(generator, "finite", False)]
-    search = next((search for search in searches if len(search.shares) > 1), None) if finite else None
-    if search:
-        cell = f"{search.formula.reduced_formula}:{search.shares[-1][0]}"
-        log.warning(
-            "%s begins with the same structures in each of the cells that are asked for; to have all of them, fix the "
-            "cell (as in %s)",
-            ", ".join(finite),
-            cell,
-        )
-
-
 def _run(
     searches: Plan,
     generators: dict[str, StructureGenerator | str],
@@ -104,7 +90,15 @@ def _run(
     on_progress: Callable[[int, int], None],
 ) -> None:
     """Generate and relax whatever the store does not hold yet."""
-    tasks = (task for search in searches for spec in settings.specs for task in search.tasks(spec, settings.seed))
+    for label, generator in generators.items():
+        if isinstance(generator, FiniteGenerator):
+            store.forget_failed(label)  # asked again, maybe in other cells: files may have been added or mended
+    tasks = (
+        task
+        for search in searches
+        for spec in settings.specs
+        for task in search.tasks(spec, settings.seed, generators[spec.label])
+    )
     total = len(searches) * len(settings.specs) * settings.n
     done = 0
     log.info("%d compositions, %d generators, %d candidates", len(searches), len(settings.specs), total)

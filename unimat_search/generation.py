@@ -19,7 +19,7 @@ from pymatgen.core import Composition, Element, Structure
 from unimat_search.eval.parallel import quiet
 from unimat_search.eval.patience import Patience, SilentTooLongError
 from unimat_search.eval.sanity import structure_problem
-from unimat_search.protocol import LearningGenerator, StructureGenerator
+from unimat_search.protocol import FiniteGenerator, LearningGenerator, StructureGenerator
 from unimat_search.records import FailedAttempt, Outcome, Record, Task, one_line, storable
 from unimat_search.registry import PluginError, Spec, UnknownPluginError, load
 from unimat_search.seeds import round_seed
@@ -167,6 +167,9 @@ def _place(error: BaseException) -> str:
 
 def _attempts(order: Order, generator: StructureGenerator) -> Iterator[object]:
     composition = order.task.composition
+    if order.task.searched and isinstance(generator, FiniteGenerator):
+        yield from islice(generator.generate_own(composition, order.n, order.task.searched), order.n)
+        return
     if isinstance(generator, LearningGenerator):
         generator.observe(order.seen)
     yield from islice(generator.generate(composition, order.n, seed=round_seed(order.task.seed, order.start)), order.n)

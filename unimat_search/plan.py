@@ -13,6 +13,7 @@ import tomli_w
 from unimat_search.eval.hull_sources import NO_HULL
 from unimat_search.eval.parallel import DEFAULT_CHUNK
 from unimat_search.formula import Formula, parse_formula, parse_units, share_out
+from unimat_search.protocol import FiniteGenerator
 from unimat_search.records import MatchSettings, RelaxSettings, Task, one_line
 from unimat_search.registry import Spec, parse_all
 from unimat_search.versions import versions
@@ -73,8 +74,10 @@ class CompareSettings:
                 raise ValueError(f"{text!r} must be text")
         for name, largest in (("n", MANY), ("max_atoms", MOST_ATOMS), ("seed", MANY), ("chunk", MANY)):
             value = getattr(self, name)
-            if not isinstance(value, int) or not (name != "seed") <= value <= largest:
-                raise ValueError(f"{name} must be a whole number from {int(name != 'seed')} to {largest}, got {value}")
+            least = 0 if name == "seed" else 1
+            if not isinstance(value, int) or not least <= value <= largest:
+                most = "" if largest == MANY else f" to {largest}"
+                raise ValueError(f"{name} must be a whole number from {least}{most or ' on'}, got {value}")
         if not (math.isfinite(self.generator_time_limit) and self.generator_time_limit > 0):
             limit = self.generator_time_limit
             raise ValueError(f"generator_time_limit must be positive and finite (seconds), got {limit}")
@@ -125,25 +128,42 @@ class CompareSettings:
 
 @dataclass(frozen=True)
 class Search:
-    """A composition with the cells that are tried."""
+    """A composition with the cells that are tried.
+
+    Attributes:
+        formula: The composition.
+        units: The numbers of formula units that may be tried.
+        n: Candidates of each generator.
+    """
 
     formula: Formula
-    shares: Sequence[tuple[int, int]]
+    units: Sequence[int]
+    n: int
 
-    def tasks(self, generator: Spec, seed: int) -> list[Task]:
-        """One task for each number of formula units."""
-        return [
-            Task(
-                generator.label,
-                self.formula.reduced_formula,
-                units,
-                self.formula.cell(units).alphabetical_formula,
-                n,
-                seed,
-                generator.text,
-            )
-            for units, n in self.shares
-        ]
+    @property
+    def shares(self) -> list[tuple[int, int]]:
+        """Formula units and candidates, where there is at least one."""
+        return share_out(self.n, self.units)
+
+    @property
+    def cells(self) -> list[str]:
+        """The formulas of all cells that may be tried, as in `Task`."""
+        return [self.formula.cell(units).alphabetical_formula for units in self.units]
+
+    def tasks(self, spec: Spec, seed: int, generator: object = None) -> list[Task]:
+        """One task for each number of formula units.
+
+        Args:
+            spec: The generator's specification.
+            seed: For the generator.
+            generator: The generator; a `FiniteGenerator` shares its structures out by their cells.
+        """
+        shares, searched = self.shares, tuple[int, ...]()
+        if isinstance(generator, FiniteGenerator) and len(self.units) > 1:
+            searched = tuple(self.units)
+            shares = generator.shares(self.formula.cell(1), searched, self.n)
+        reduced, cells = self.formula.reduced_formula, dict(zip(self.units, self.cells, strict=True))
+        return [Task(spec.label, reduced, units, cells[units], n, seed, spec.text, searched) for units, n in shares]
 
 
 class Plan:
@@ -165,7 +185,7 @@ class Plan:
         for text in self._formulas:
             formula = parse_formula(text)
             units = formula.formula_units(self._units, self._max_atoms)
-            yield Search(formula, share_out(self._n, units))
+            yield Search(formula, units, self._n)
 
 
 def plan(settings: CompareSettings) -> Plan:

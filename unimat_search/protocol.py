@@ -48,6 +48,40 @@ class LearningGenerator(StructureGenerator, Protocol):
 
 
 @runtime_checkable
+class FiniteGenerator(StructureGenerator, Protocol):
+    """A generator that has so many structures and no more, each in a cell of its own, as files have.
+
+    Where a composition is searched in one cell, `generate` gives them in that cell, in their order. Where it is
+    searched in cells of several numbers of formula units, each structure is asked for once, in its own cell.
+    """
+
+    def shares(self, composition: Composition, formula_units: Sequence[int], n: int) -> list[tuple[int, int]]:
+        """How many of its first `n` structures of a composition it gives in which cell; `n` in all.
+
+        Args:
+            composition: One reduced formula unit.
+            formula_units: Numbers of formula units that are searched.
+            n: How many are asked for; what it lacks counts too, in any cell.
+
+        Returns:
+            (formula units, structures) where there is at least one.
+        """
+        ...
+
+    def generate_own(
+        self, composition: Composition, n: int, formula_units: Sequence[int]
+    ) -> Iterator[Structure | FailedAttempt]:
+        """Yield the first `n` structures whose own cell is the one asked for.
+
+        Args:
+            composition: Of the whole cell.
+            n: How many, as `shares` said.
+            formula_units: As in `shares`.
+        """
+        ...
+
+
+@runtime_checkable
 class FreeGenerator(StructureGenerator, Protocol):
     """A generator that also makes crystals without being given a composition (`reproduce rq1` and `rq4`).
 

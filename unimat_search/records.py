@@ -181,6 +181,8 @@ class Task:
         n: How many structures.
         seed: The seed given to the generator.
         spec: The generator as the user wrote it, options included.
+        searched: Of a `FiniteGenerator` that is asked for each of its structures in its own cell: all numbers of
+            formula units that are searched. Else empty.
     """
 
     generator: str
@@ -190,6 +192,7 @@ class Task:
     n: int
     seed: int
     spec: str
+    searched: tuple[int, ...] = ()
 
     @property
     def composition(self) -> Composition:

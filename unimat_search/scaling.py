@@ -13,11 +13,11 @@ from typing import Any
 from unimat_search.disk import write_whole
 from unimat_search.eval.report import Row, Section, number
 from unimat_search.match_rate import match_rates
-from unimat_search.unimat.checkpoint import load_model
+from unimat_search.unimat.checkpoint import MODEL, load_model
 from unimat_search.unimat.model import SampleSettings
 from unimat_search.unimat.sources import read_source
 from unimat_search.unimat.structures import StructureSet
-from unimat_search.unimat.train import LOG, MODEL, TrainConfig, TrainingConfig, train_run
+from unimat_search.unimat.train import LOG, TrainConfig, TrainingConfig, train_run
 from unimat_search.unimat.training_data import DataConfig
 
 BASE = TrainConfig(

@@ -130,8 +130,8 @@ def _read_config(context: click.Context, _: click.Parameter, file: Path | None) 
     for name, value in table.items():
         option = options.get(name.replace("_", "-"))
         if option is None:
-            known = f"there are {', '.join(options)}"
-            raise BadInput(f"{file}: unknown option {name!r}; {known}{did_you_mean(name, options)}")
+            meant = did_you_mean(name, options)
+            raise BadInput(f"{file}: unknown option {name!r}{meant}; there are {', '.join(options)}")
         values[option.name] = _config_value(option, value, f"{file}: {name}")
     context.default_map = {**(context.default_map or {}), **values}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -112,6 +112,18 @@ class Store:
         """The candidates of one task by index; empty if it was never started."""
         query = 'generator = ? AND cell_formula = ? AND seed = ? ORDER BY "index"'
         return list(self._select(query, (task.generator, task.cell_formula, task.seed), structures=structures))
+
+    def composition_records(self, generator: str, cells: Sequence[str], seed: int) -> list[Record]:
+        """The candidates of a generator in any of these cells by cell and index, without their structures."""
+        query = f"generator = ? AND cell_formula IN ({', '.join('?' * len(cells))}) AND seed = ?"
+        order = 'ORDER BY formula_units, "index"'
+        return list(self._select(f"{query} {order}", (generator, *cells, seed), structures=False))
+
+    def forget_failed(self, generator: str) -> None:
+        """Drop the candidates that a generator could not make: they are asked for again."""
+        with self._connection:
+            values = (generator, Outcome.GENERATOR_FAILED.value)
+            self._connection.execute("DELETE FROM candidates WHERE generator = ? AND outcome = ?", values)
 
     def records(self, *, structures: bool = False) -> Iterator[Record]:
         """All rows by composition, generator, cell and index; structures left out unless they are asked for."""

@@ -30,6 +30,7 @@ from unimat_search.eval.report import composition_rows, overall_rows
 from unimat_search.plan import CompareSettings, Plan, Search, plan
 from unimat_search.records import Record
 from unimat_search.store import Store
+from unimat_search.symmetry import SYMPREC, space_group_symbol
 
 log = logging.getLogger(__name__)
 
@@ -46,15 +47,7 @@ def planned_columns(settings: CompareSettings, store: Store) -> Callable[[Search
     """What a store holds of the candidates that settings ask for."""
 
     def columns(search: Search) -> Columns:
-        return {
-            spec.label: [
-                record
-                for task in search.tasks(spec, settings.seed)
-                for record in store.task_records(task, structures=False)
-                if record.index < task.n
-            ]
-            for spec in settings.specs
-        }
+        return {label: store.composition_records(label, search.cells, settings.seed) for label in settings.labels}
 
     return columns
 
@@ -121,12 +114,12 @@ def summarise(
         for search in plan(settings):
             own = columns(search)
             entry = _entry(settings, search, own, references, known, hull)
+            if len(listed) < MOST_LISTED:
+                listed.append(entry)
+                _describe_best(entry, store, folder / BEST)
             for label, values in entry["generators"].items():
                 overall[label].add(values, own[label])
             files.add(entry)
-            if len(listed) < MOST_LISTED:
-                listed.append(entry)
-                _write_best(entry, store, folder / BEST)
         ends = {label: tally.summary() for label, tally in overall.items()}
         files.end(ends)
     return {**head, "compositions": listed, "overall": ends}
@@ -164,19 +157,23 @@ def _column(
         "delta_e_f": delta_e_f(records, reference),
         **hull_distances(best, point),
         "best": best.key if best else None,
+        "space_group": None,
         **(summarise_matches(records) if known else {}),
         "by_formula_units": {
             str(units): summarise_records([r for r in records if r.formula_units == units])
-            for units, _ in search.shares
+            for units in sorted({units for units, _ in search.shares} | {r.formula_units for r in records})
         },
     }
 
 
-def _write_best(entry: Mapping[str, Any], store: Store, folder: Path) -> None:
-    """The lowest structure of each generator at one composition, as CIF and extxyz."""
+def _describe_best(entry: Mapping[str, Any], store: Store, folder: Path) -> None:
+    """The lowest structure of each generator at one composition: its space group, a CIF and an extxyz file."""
     for values in entry["generators"].values():
         if values["best"]:
-            write_best(store.record(values["best"]), folder)
+            best = store.record(values["best"])
+            assert best.final_structure is not None
+            values["space_group"] = space_group_symbol(best.final_structure, SYMPREC)
+            write_best(best, folder)
 
 
 class _Files:

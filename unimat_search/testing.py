@@ -11,6 +11,7 @@ A breach raises AssertionError with one line that says what was expected and wha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,11 +41,11 @@ def check_generator(generator: StructureGenerator, cell_formula: str = "Na2Cl2",
     def ask(seed: int) -> list[Structure | FailedAttempt]:
         if isinstance(generator, LearningGenerator):
             generator.observe(())
-        return list(generator.generate(composition, n, seed=seed))
+        return list(islice(generator.generate(composition, n, seed=seed), n + 1))
 
     attempts = ask(1)
     _require(composition == Composition(cell_formula), "the composition handed in left as it was", composition)
-    _require(len(attempts) == n, f"{n} attempts", len(attempts))
+    _require(len(attempts) == n, f"{n} attempts", len(attempts) if len(attempts) < n else f"more than {n}")
     for attempt in attempts:
         _require(isinstance(attempt, Structure | FailedAttempt), "Structures or FailedAttempts", type(attempt).__name__)
     structures = [attempt for attempt in attempts if isinstance(attempt, Structure)]

@@ -5,11 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Composition, Lattice, Structure
 
 from unimat_search.baselines.samples import StructureFiles
 from unimat_search.baselines.uniform import UniformRandom
-from unimat_search.records import FailedAttempt
+from unimat_search.compare import run_comparison
+from unimat_search.plan import CompareSettings
+from unimat_search.records import FailedAttempt, RelaxSettings
+from unimat_search.run_folder import RESULTS
+from unimat_search.store import Store
 from unimat_search.testing import check_generator
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
@@ -36,6 +41,61 @@ def test_samples_of_another_tool(tmp_path: Path) -> None:
     assert isinstance(wrong, Structure)  # three primitive cells of one atom
     with pytest.raises(ValueError, match="does not exist"):
         StructureFiles(str(tmp_path / "missing.cif"))
+
+
+def polymorphs(folder: Path) -> Path:
+    """Five crystals of NaCl in cells of 1, 2, 4, 4 and 12 formula units, and one file that is none."""
+    folder.mkdir()
+    small = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0.0, 0, 0], [0.5, 0.5, 0.5]])
+    SALT.to(str(folder / "c.cif"))
+    small.to(str(folder / "a.cif"))
+    Structure(
+        Lattice.hexagonal(4, 6.5), ["Na", "Na", "Cl", "Cl"],
+        [[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0.5], [1 / 3, 2 / 3, 0.38], [2 / 3, 1 / 3, 0.88]],
+    ).to(str(folder / "b.cif"))  # fmt: skip
+    shaken = SALT.copy()
+    shaken.perturb(0.1, seed=1)
+    shaken.to(str(folder / "d.cif"))
+    small.make_supercell([3, 2, 2], in_place=False).to(str(folder / "e.cif"))
+    (folder / "f.cif").write_text("broken")
+    return folder
+
+
+def test_where_several_cells_are_searched_each_structure_is_given_once(tmp_path: Path) -> None:
+    folder = polymorphs(tmp_path / "known")
+    settings = CompareSettings(
+        ("NaCl",), (f"files,path={folder},label=files", "tests.plugins:Uniform"), n=7, max_atoms=16, relaxer="emt",
+        relax=RelaxSettings(max_steps=0),
+    )  # fmt: skip
+    summary = run_comparison(settings, tmp_path / "run", workers=1)["compositions"][0]["generators"]
+    with Store(tmp_path / "run" / RESULTS) as store:
+        rows = [record for record in store.records(structures=True) if record.generator == "files"]
+    given = [record for record in rows if record.initial_structure is not None]
+    assert [record.formula_units for record in given] == [1, 1, 2, 4, 4], "the supercell of 12 in its primitive cell"
+    matcher = StructureMatcher()
+    originals = [Structure.from_file(folder / f"{name}.cif") for name in "aebcd"]
+    pairs = zip((record.initial_structure for record in given), originals, strict=True)
+    assert all(one is not None and matcher.fit(one, other) for one, other in pairs)
+    (reason,) = {record.detail for record in rows if record not in given}
+    assert reason.startswith(f"{folder} holds 5 structures of NaCl; 1 can't be read, f.cif: ")
+    assert summary["files"]["n_generated"] == summary["tests.plugins:Uniform"]["n_generated"] == 7
+    by_units = {units: part["n_generated"] for units, part in summary["files"]["by_formula_units"].items()}
+    assert {units: n for units, n in by_units.items() if n} == {"1": 4, "2": 1, "4": 2}
+
+
+def test_files_that_come_later_are_given_on_resume(tmp_path: Path) -> None:
+    folder = polymorphs(tmp_path / "known")
+    text = (folder / "c.cif").read_text()
+    (folder / "c.cif").unlink()
+    settings = CompareSettings(
+        ("NaCl",), (f"files,path={folder}",), n=5, max_atoms=16, relaxer="emt", relax=RelaxSettings(max_steps=0)
+    )
+    first = run_comparison(settings, tmp_path / "run", workers=1)["overall"]
+    assert next(iter(first.values()))["failures"]["generator_failed"] == 1
+    (folder / "z.cif").write_text(text)
+    again = run_comparison(settings, tmp_path / "run", resume=True, workers=1)["overall"]
+    assert next(iter(again.values()))["n_generated"] == 5
+    assert "generator_failed" not in next(iter(again.values()))["failures"]
 
 
 def test_free_samples_are_the_files(tmp_path: Path) -> None:

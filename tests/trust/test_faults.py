@@ -178,6 +178,14 @@ def test_a_full_stderr_pipe_and_a_plug_in_that_prints(tmp_path: Path) -> None:
     assert "xxx" not in "".join(warnings)
 
 
+def test_with_verbose_logs_plug_ins_are_heard(tmp_path: Path) -> None:
+    """On stderr, whatever they print to: stdout is the report's."""
+    small = ("--formula", "Al", "--generator", "tests.plugins:Chatty", "-n", "1", "--relaxer", "emt", "--workers", "1")
+    loud = compare(*small, "--format", "json", "--out", tmp_path / "run", "-v")
+    assert json.loads(loud.stdout)["generators"] == ["tests.plugins:Chatty"]
+    assert loud.stderr.count("x" * 1000) >= 2000, "a megabyte to stdout and one to stderr"
+
+
 def test_a_store_of_another_version_is_refused_by_name(tmp_path: Path, reference: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(reference, out)

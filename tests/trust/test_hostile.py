@@ -153,13 +153,17 @@ def test_what_is_nested_too_deeply(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["formula,energy_per_atom\nAl1e400Cu,-1\n", f"formula,energy_per_atom\n{'x' * 140_000},-1\n"],
+    ("name", "text"),
+    [
+        ("hull.csv", "formula,energy_per_atom\nAl1e400Cu,-1\n"),
+        ("hull.csv", f"formula,energy_per_atom\n{'x' * 140_000},-1\n"),
+        ("hull.json", '[{"composition": {"Al+,spin=": 1}, "energy": -1}]'),
+    ],
 )
-def test_hulls_that_break_parsers(text: str, tmp_path: Path) -> None:
-    (tmp_path / "hull.csv").write_text(text)
+def test_hulls_that_break_parsers(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
     options = ("--generator", "uniform", "--relaxer", "emt", "--out", tmp_path / "run")
-    refused(call("compare", "--formula", "AlCu", *options, "--hull", tmp_path / "hull.csv"), "hull.csv")
+    refused(call("compare", "--formula", "AlCu", *options, "--hull", tmp_path / name), name)
 
 
 def test_labels_are_names_of_rows_and_files() -> None:

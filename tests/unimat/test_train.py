@@ -15,13 +15,12 @@ import tomli_w
 import torch
 
 from tests.unimat.crystals import TINY, random_set
-from unimat_search.unimat.checkpoint import load_model
+from unimat_search.unimat.checkpoint import MODEL, load_model
 from unimat_search.unimat.optimizers import OPTIMIZERS, rate
 from unimat_search.unimat.sources import read_source, write_parquet
 from unimat_search.unimat.train import (
     CHECKPOINT,
     LOG,
-    MODEL,
     TrainConfig,
     Trainer,
     TrainingConfig,
@@ -183,6 +182,7 @@ def test_a_run_from_a_file_can_be_sampled_and_lengthened(tmp_path: Path) -> None
     model, header = load_model(tmp_path / "run" / MODEL)
     assert header["step"] == 6
     assert header["structures"] < len(DATA)
+    assert load_model(tmp_path / "run")[1] == header, "the run's folder means its model"
     assert len(header["data_sha256"]) == 64
     assert train_run(read_config(file, steps=9), tmp_path / "run", say=quiet)
     assert [row["step"] for row in curve(tmp_path / "run")] == [str(step) for step in range(1, 10)]

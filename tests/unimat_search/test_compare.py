@@ -296,7 +296,7 @@ def test_broken_generators_are_one_warning_and_one_failed_column(
     assert len([r for r in caplog.records if "out of ideas" in r.getMessage()]) == 1
     assert "noise" not in capsys.readouterr().out
     details = {record.detail for record in rows(tmp_path / "run")}
-    assert "the generator raised RuntimeError: out of ideas (plugins.py, line 41)" in details
+    assert "the generator raised RuntimeError: out of ideas (plugins.py, line 42)" in details
     assert "asked for Al1 Cu1, the generator gave Al2 Cu2" in details
 
 

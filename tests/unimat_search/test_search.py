@@ -182,7 +182,7 @@ def test_compare_with_a_seed_file(tmp_path: Path) -> None:
                   "--workers", "1", "--out", tmp_path / "run")  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "28.00 for each AlCu" in result.stderr
-    assert "airss:seed" in result.stdout
+    assert "Cu.cell" in result.stdout
     varying = SEED.replace("Si%NUM=1", "Si%NUM=1-2")
     (tmp_path / "vary.cell").write_text(varying)
     refused = call("compare", "--seed-file", tmp_path / "vary.cell", "--out", tmp_path / "other")

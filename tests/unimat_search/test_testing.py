@@ -26,6 +26,7 @@ def test_ten_lines_keep_the_contract() -> None:
         (plugins.NotAGenerator(), "a method generate"),
         (plugins.WrongComposition(), "Na2 Cl2, found Na4 Cl4"),
         (plugins.FewerThanAsked(), "4 attempts, found 3"),
+        (plugins.Endless(), "4 attempts, found more than 4"),
         (plugins.Junk(), "4 attempts"),
         (plugins.SameEverySeed(), "other structures for another seed"),
     ],

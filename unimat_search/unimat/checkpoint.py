@@ -20,6 +20,9 @@ from unimat_search.unimat.tables import from_table
 DENOISERS = "unimat_search.denoisers"
 """Entry points of models by name: classes made from the settings that their `config_class` describes."""
 
+MODEL = "model.safetensors"
+"""In the folder of a training run: what is sampled from."""
+
 
 def denoisers() -> dict[str, EntryPoint]:
     """All installed models by name."""
@@ -80,11 +83,12 @@ def save_model(path: Path, model: CrystalModel, header: Mapping[str, Any], *, dt
 
 
 def load_model(path: Path) -> tuple[CrystalModel, dict[str, Any]]:
-    """A model to sample from, in float32 and evaluation mode, and its header.
+    """A model to sample from, in float32 and evaluation mode, and its header; of a file, or of a training run's folder.
 
     Raises:
         ValueError: If the file is no model of ours.
     """
+    path = path / MODEL if path.is_dir() else path
     tensors, header = load(path)
     try:
         weights = part(tensors, "ema") or tensors

@@ -43,8 +43,8 @@ class UniMatGenerator:
     """Samples of a UniMat model: the weights that ship, or a model of your own.
 
     Args:
-        model: A model file that `unimat-search train` wrote. [default: the weights that ship, trained without any
-            composition of the MP-20 test split]
+        model: A model file that `unimat-search train` wrote, or its run's folder. [default: the weights that ship,
+            trained without any composition of the MP-20 test split]
         steps: Denoising steps. [default: the model's own]
         sampler: ancestral or ddim for a `unet` model; a `slots` model has euler.
         near_hull: Ask for structures near the convex hull (true), far from it (false), or either ("any").

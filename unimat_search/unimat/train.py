@@ -24,14 +24,14 @@ from unimat_search.disk import whole
 from unimat_search.locks import owned
 from unimat_search.records import first_line
 from unimat_search.unimat.batches import Batch, Batches
-from unimat_search.unimat.checkpoint import build, load, part, restore, save, save_model
+from unimat_search.unimat.checkpoint import MODEL, build, load, part, restore, save, save_model
 from unimat_search.unimat.model import CrystalModel, has_bf16, usable_device
 from unimat_search.unimat.optimizers import make_optimizers, optimizer_tensors, rate, restore_optimizers
 from unimat_search.unimat.structures import StructureSet
 from unimat_search.unimat.tables import at_least_one, from_table, to_table
 from unimat_search.unimat.training_data import DataConfig, training_sets
 
-CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "log.csv"
+CHECKPOINT, LOG = "checkpoint.safetensors", "log.csv"
 
 
 @dataclass(frozen=True)
@@ -363,6 +363,8 @@ def read_config(file: Path, *, steps: int | None = None) -> TrainConfig:
     try:
         with file.open("rb") as opened:
             config = from_table(TrainConfig, tomllib.load(opened))
+    except OSError as error:
+        raise ValueError(f"{file} can't be read: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file} is not TOML: {error}") from error
     return replace(config, training=replace(config.training, steps=steps)) if steps else config
