@@ -33,7 +33,8 @@ def commands() -> list[str]:
     return [line.partition("unimat-search")[2] for line in lines if re.search(r"(^|bin/)unimat-search ", line)]
 
 
-def test_its_python_runs_from_top_to_bottom() -> None:
+def test_its_python_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     assert len(blocks("python")) == 3
     for code in blocks("python"):
