@@ -55,6 +55,7 @@ def main() -> None:
 
 
 @main.command()
+@click.argument("named", nargs=-1, metavar="[FORMULA]...")
 @click.option("--formula", "formulas", multiple=True, help="Composition: TiO2, or Ti4O8 to fix the cell. Repeatable.")
 @click.option(
     "--formulas", "formula_file", type=FILE, help="File of formulas: one a line, or CSV with a column 'formula'."
@@ -112,6 +113,7 @@ def main() -> None:
 @FORMAT
 @CONFIG
 def compare(
+    named: tuple[str, ...],
     fmt: str,
     out: Path | None,
     resume: bool,
@@ -134,13 +136,14 @@ def compare(
 
         if resume and overwrite:
             raise BadInput("--resume and --overwrite exclude each other")
+        options["formulas"] = (*named, *options["formulas"])
         if options["formula_file"]:
             options["formulas"] += tuple(read_formulas(options["formula_file"]))
         if seed_file:
             _add_seed_file(options, seed_file)
         if not (options["formulas"] or (resume and out)):
             also = ", or --out FOLDER of the run" if resume else ""
-            raise BadInput(f"no formula is given; use --formula NaCl, or --formulas FILE{also}")
+            raise BadInput(f"no formula is given; name one, as in compare NaCl, or give --formulas FILE{also}")
         out = out or Path("runs") / run_name(options["formulas"])
         settings = _settings(options, read_settings(out) if resume else None)
         limits = {"fmax": refine_fmax, "time_limit": refine_time_limit}

@@ -134,6 +134,12 @@ def test_plug_ins_may_print_and_lie_in_the_working_folder(tmp_path: Path) -> Non
     assert "usage: script.py" in result.stderr
 
 
+def test_formulas_may_stand_without_their_option(tmp_path: Path) -> None:
+    result = call("compare", "Al", "--formula", "Cu", *SMALL[3:], "--out", tmp_path / "run", "--format", "json")
+    assert result.exit_code == 0, result.output
+    assert [entry["formula"] for entry in json.loads(result.stdout)["compositions"]] == ["Al", "Cu"]
+
+
 def test_formula_files_join_formulas(tmp_path: Path) -> None:
     (tmp_path / "f.csv").write_text("formula\nAl\nCu\n")
     result = call("compare", "--formulas", tmp_path / "f.csv", "--formula", "AlCu", "--generator", "airss",
