@@ -23,8 +23,9 @@ def compiled(function: Function) -> Function:
     looks at the function's own file alone.
     """
     dispatcher = njit(cache=True, error_model="numpy")(function)
-    index = dispatcher._cache._cache_file
-    index._source_stamp = (index._source_stamp, SOURCES)
+    if hasattr(dispatcher, "_cache"):  # without NUMBA_DISABLE_JIT
+        index = dispatcher._cache._cache_file
+        index._source_stamp = (index._source_stamp, SOURCES)
     return cast(Function, dispatcher)
 
 

@@ -20,7 +20,8 @@ class StructureFiles:
 
     A structure serves a composition if its reduced formula is that one's: in the one cell that is asked for, as it is,
     as its primitive cell, or as a supercell of either, whichever has that number of atoms; where several numbers of
-    formula units are searched, once, in its own cell or its primitive one. One that can't be read serves none.
+    formula units are searched, once: in its own cell, or if that is not searched in the smallest one that its primitive
+    cell makes up. One that can't be read serves none.
 
     Args:
         path: See `unimat_search.files.read_crystals`.
@@ -95,8 +96,10 @@ def _fitted(structure: Structure, composition: Composition) -> Structure | Faile
 def _home(structure: Structure, unit: Composition, formula_units: Sequence[int]) -> int:
     """The number of formula units, of those that are searched, in which a structure is given."""
     own = round(len(structure) / unit.num_atoms)
-    if own in formula_units or not _is_a_cell(structure):
-        return own if own in formula_units else formula_units[0]
+    if own in formula_units:
+        return own
+    if not _is_a_cell(structure):
+        return formula_units[0]
     primitive = round(len(structure.get_primitive_structure(tolerance=0.1)) / unit.num_atoms)
     fitting = (units for units in formula_units if units % primitive == 0)
     return next(fitting, formula_units[0])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pymatgen.core import Structure
 
-from unimat_search.disk import whole
+from unimat_search.disk import whole_new
 from unimat_search.files import write_frames
 from unimat_search.records import Record, RelaxSettings, plain
 from unimat_search.res import ResEntry, to_res, under_pressure
@@ -56,7 +56,7 @@ def export_records(records: Iterable[Record], target: str, path: Path, *, relax:
         "vasp": partial(_write_inputs, code="vasp", relax=relax),
         "espresso": partial(_write_inputs, code="espresso", relax=relax),
     }
-    with whole(path) as partial_path:
+    with whole_new(path) as partial_path:
         writers[target](rows, partial_path)
     return len(rows)
 

@@ -21,10 +21,12 @@ LONGEST = min(1e8, threading.TIMEOUT_MAX)
 
 def end_process() -> None:
     """End this process at once, and the programs that it started."""
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            child.kill()
-    os._exit(1)
+    try:
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+    finally:
+        os._exit(1)
 
 
 class SilentTooLongError(BaseException):

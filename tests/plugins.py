@@ -136,6 +136,21 @@ class Endless(Uniform):
             yield from super().generate(composition, 1, seed=seed + more)
 
 
+class Sharing(Uniform):
+    """Says anything of the cells of its structures, and has none."""
+
+    def __init__(self, shares: list[tuple[int, int]] | None = None) -> None:
+        self._shares = shares
+
+    def shares(self, composition: Composition, formula_units: Sequence[int], n: int) -> list[tuple[int, int]]:
+        if self._shares is None:
+            raise RuntimeError("no idea")
+        return self._shares
+
+    def generate_own(self, composition: Composition, n: int, formula_units: Sequence[int]) -> Iterator[Structure]:
+        return iter(())
+
+
 class Cancelled(Uniform):
     """Raises what is no Exception."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from unimat_search.cli_airss import airss
 from unimat_search.cli_evaluate import evaluate
@@ -136,7 +137,7 @@ def compare(
 
         if resume and overwrite:
             raise BadInput("--resume and --overwrite exclude each other")
-        options["formulas"] = (*named, *options["formulas"])
+        options["formulas"] = (*named, *_given("formulas", options)) if named else options["formulas"]
         if options["formula_file"]:
             options["formulas"] += tuple(read_formulas(options["formula_file"]))
         if seed_file:
@@ -219,6 +220,12 @@ def doctor(data_dir: Path | None) -> None:
     for finding in findings:
         click.echo(f"{finding.state:8} {finding.subject:28} {finding.text}")
     sys.exit(any(finding.state == "broken" for finding in findings))
+
+
+def _given(name: str, options: dict[str, Any]) -> tuple[str, ...]:
+    """What the command line says of an option; nothing of what a file of options says."""
+    source = click.get_current_context().get_parameter_source(name)
+    return options[name] if source is ParameterSource.COMMANDLINE else ()
 
 
 def _refinements(

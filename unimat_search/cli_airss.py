@@ -113,6 +113,8 @@ def search(out: Path, n: int, seed: int, workers: int | None, **options: Any) ->
                 on_progress=lambda done: on_progress(done, total),
             )
         _say_failures(list(found.failures.values()))
+        if found.interrupted and not found.entries:
+            raise KeyboardInterrupt
         write_whole(out, "".join(to_res(entry) for entry in found.entries))
         entries = united(found.entries, window=options["window"]) if options["window"] > 0 else found.entries
         click.echo("\n".join(ranking(entries, top=options["top"])))

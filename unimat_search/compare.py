@@ -15,8 +15,9 @@ from unimat_search.eval.parallel import load_relaxer, run_jobs
 from unimat_search.eval.references import References, references_for
 from unimat_search.generation import load_generators
 from unimat_search.locks import owned
-from unimat_search.plan import CompareSettings, Plan, plan
+from unimat_search.plan import CompareSettings, Plan, Search, plan
 from unimat_search.protocol import FiniteGenerator, StructureGenerator
+from unimat_search.records import one_line
 from unimat_search.registry import Spec
 from unimat_search.run_folder import RESULTS, check_folder, prepare_folder
 from unimat_search.scoring import Scorer
@@ -79,6 +80,31 @@ def run_comparison(
             return summarise(settings, planned_columns(settings, store), references, known, hull, store, out)
 
 
+def _own_shares(
+    search: Search, label: str, generator: StructureGenerator | str, store: Store
+) -> list[tuple[int, int]] | None:
+    """In which cells a `FiniteGenerator` gives its structures, as when it was first asked; None for any other."""
+    if len(search.units) == 1:
+        return None
+    formula = search.formula.reduced_formula
+    shares = store.shares(label, formula)
+    if shares is None and isinstance(generator, FiniteGenerator):
+        shares = _asked_shares(search, generator)
+        store.keep_shares(label, formula, search.cells, shares)
+    return shares
+
+
+def _asked_shares(search: Search, generator: FiniteGenerator) -> list[tuple[int, int]]:
+    """The shares that a generator says; all in the first cell, where it will fail, if it says none that add up."""
+    try:
+        shares = [(int(units), int(n)) for units, n in generator.shares(search.formula.cell(1), search.units, search.n)]
+    except Exception as error:  # anybody's code may raise anything
+        log.warning("a generator can't say in which cells its structures are: %s", one_line(error))
+        shares = []
+    adds_up = sum(n for _, n in shares) == search.n and {units for units, _ in shares} <= set(search.units)
+    return shares if adds_up and all(n > 0 for _, n in shares) else [(search.units[0], search.n)]
+
+
 def _run(
     searches: Plan,
     generators: dict[str, StructureGenerator | str],
@@ -90,14 +116,11 @@ def _run(
     on_progress: Callable[[int, int], None],
 ) -> None:
     """Generate and relax whatever the store does not hold yet."""
-    for label, generator in generators.items():
-        if isinstance(generator, FiniteGenerator):
-            store.forget_failed(label)  # asked again, maybe in other cells: files may have been added or mended
     tasks = (
         task
         for search in searches
         for spec in settings.specs
-        for task in search.tasks(spec, settings.seed, generators[spec.label])
+        for task in search.tasks(spec, settings.seed, _own_shares(search, spec.label, generators[spec.label], store))
     )
     total = len(searches) * len(settings.specs) * settings.n
     done = 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 
 def cache_folder() -> Path:
@@ -25,27 +25,28 @@ def named_by_content(path: Path) -> str:
 
 @contextmanager
 def whole(path: Path, *, alone: bool = True) -> Iterator[Path]:
-    """A file or folder that is there whole or not at all: what is written to the path given takes its place at the end.
+    """A file that is there whole or not at all: what is written to the path given takes its place at the end.
 
     Args:
-        path: The file or folder; a folder must not be there yet.
+        path: The file.
         alone: Whether no other process may be writing it.
     """
     partial = path.with_name(f"{path.name}.partial" if alone else f"{path.name}.{os.getpid()}.partial")
-    _remove(partial)  # of a process that was killed
     try:
         yield partial
         partial.replace(path)
     finally:
-        _remove(partial)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
         with suppress(OSError):
-            path.unlink()
+            partial.unlink()
+
+
+@contextmanager
+def whole_new(path: Path) -> Iterator[Path]:
+    """The same for what is not there yet, a folder with all that is in it, or a file."""
+    with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        yield partial
+        partial.replace(path)
 
 
 def write_whole(path: Path, text: str, *, alone: bool = True) -> None:

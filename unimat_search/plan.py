@@ -13,7 +13,6 @@ import tomli_w
 from unimat_search.eval.hull_sources import NO_HULL
 from unimat_search.eval.parallel import DEFAULT_CHUNK
 from unimat_search.formula import Formula, parse_formula, parse_units, share_out
-from unimat_search.protocol import FiniteGenerator
 from unimat_search.records import MatchSettings, RelaxSettings, Task, one_line
 from unimat_search.registry import Spec, parse_all
 from unimat_search.versions import versions
@@ -150,20 +149,20 @@ class Search:
         """The formulas of all cells that may be tried, as in `Task`."""
         return [self.formula.cell(units).alphabetical_formula for units in self.units]
 
-    def tasks(self, spec: Spec, seed: int, generator: object = None) -> list[Task]:
+    def tasks(self, spec: Spec, seed: int, own: Sequence[tuple[int, int]] | None = None) -> list[Task]:
         """One task for each number of formula units.
 
         Args:
             spec: The generator's specification.
             seed: For the generator.
-            generator: The generator; a `FiniteGenerator` shares its structures out by their cells.
+            own: The shares of a `FiniteGenerator`, which gives each structure in its own cell.
         """
-        shares, searched = self.shares, tuple[int, ...]()
-        if isinstance(generator, FiniteGenerator) and len(self.units) > 1:
-            searched = tuple(self.units)
-            shares = generator.shares(self.formula.cell(1), searched, self.n)
         reduced, cells = self.formula.reduced_formula, dict(zip(self.units, self.cells, strict=True))
-        return [Task(spec.label, reduced, units, cells[units], n, seed, spec.text, searched) for units, n in shares]
+        searched = tuple(self.units) if own else ()
+        return [
+            Task(spec.label, reduced, units, cells[units], n, seed, spec.text, searched)
+            for units, n in own or self.shares
+        ]
 
 
 class Plan:

@@ -53,7 +53,14 @@ class Scorer:
     def rescore(self, store: Store) -> None:
         """Have what was relaxed before follow the references as they are now; its energies stay."""
         for key in [record.key for record in store.with_energy() if self._is_outdated(record)]:
-            relaxed = replace(store.record(key), outcome=Outcome.CONVERGED, detail="")
+            relaxed = replace(
+                store.record(key),
+                outcome=Outcome.CONVERGED,
+                detail="",
+                formation_energy_per_atom=None,
+                match="",
+                rms_dist=None,
+            )
             store.write([self._assessed(relaxed)])
 
     def _is_outdated(self, record: Record) -> bool:

@@ -230,7 +230,7 @@ def clear_errors(after_interruption: str | Callable[[], str] = "nothing was writ
     except BrokenExecutor as error:
         raise BadInput(f"a worker process died, maybe for want of memory ({first_line(error)})") from error
     except RuntimeError as error:
-        if "out of memory" not in str(error):  # as PyTorch says it
+        if not any(said in str(error) for said in ("out of memory", "allocate memory")):  # as PyTorch says it
             raise
         raise BadInput(f"there is not enough memory for this ({first_line(error)})") from error
     except KeyboardInterrupt:

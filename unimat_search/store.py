@@ -45,6 +45,16 @@ CREATE TABLE IF NOT EXISTS candidates (
 )
 """
 
+_CREATE_SHARES = """
+CREATE TABLE IF NOT EXISTS shares (
+    generator TEXT, reduced_formula TEXT, formula_units INTEGER, n INTEGER,
+    PRIMARY KEY (generator, reduced_formula, formula_units)
+)
+"""
+
+Shares = list[tuple[int, int]]
+"""Formula units, and how many candidates in that cell."""
+
 
 class StoreError(UserError):
     """A results file that can't be used; the message is one line."""
@@ -84,6 +94,8 @@ class Store:
                     "CREATE INDEX IF NOT EXISTS task ON candidates (generator, cell_formula, seed)"
                 )
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        if not read_only and version in (0, SCHEMA_VERSION):
+            self._connection.execute(_CREATE_SHARES)
         elif version != SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path} is a results file of version {version}, this program reads version {SCHEMA_VERSION}; "
@@ -119,11 +131,18 @@ class Store:
         order = 'ORDER BY formula_units, "index"'
         return list(self._select(f"{query} {order}", (generator, *cells, seed), structures=False))
 
-    def forget_failed(self, generator: str) -> None:
-        """Drop the candidates that a generator could not make: they are asked for again."""
+    def shares(self, generator: str, reduced_formula: str) -> Shares | None:
+        """What `keep_shares` wrote; None if there is nothing."""
+        query = "SELECT formula_units, n FROM shares WHERE generator = ? AND reduced_formula = ? ORDER BY formula_units"
+        return list(self._connection.execute(query, (generator, reduced_formula))) or None
+
+    def keep_shares(self, generator: str, reduced_formula: str, cells: Sequence[str], shares: Shares) -> None:
+        """Note in which of these cells a generator gives its structures of a composition; rows of before that go."""
+        rows = [(generator, reduced_formula, units, n) for units, n in shares]
+        condition = f"generator = ? AND cell_formula IN ({', '.join('?' * len(cells))})"
         with self._connection:
-            values = (generator, Outcome.GENERATOR_FAILED.value)
-            self._connection.execute("DELETE FROM candidates WHERE generator = ? AND outcome = ?", values)
+            self._connection.execute(f"DELETE FROM candidates WHERE {condition}", (generator, *cells))
+            self._connection.executemany("INSERT INTO shares VALUES (?, ?, ?, ?)", rows)
 
     def records(self, *, structures: bool = False) -> Iterator[Record]:
         """All rows by composition, generator, cell and index; structures left out unless they are asked for."""

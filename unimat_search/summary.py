@@ -135,20 +135,28 @@ def _entry(
 ) -> dict[str, Any]:
     """One composition in numbers."""
     first = settings.labels[0]
+    units = {units for units, _ in search.shares} | {record.formula_units for rows in own.values() for record in rows}
     point = hull.at(search.formula.cell(1)) if hull else None
     return {
         "formula": search.formula.text,
         "reduced_formula": search.formula.reduced_formula,
         "missing_references": references.missing(search.formula.cell(1)),
         "generators": {
-            label: _column(rows, own[first] if label != first else [], search, point, known=is_known(search, known))
+            label: _column(
+                rows, own[first] if label != first else [], sorted(units), point, known=is_known(search, known)
+            )
             for label, rows in own.items()
         },
     }
 
 
 def _column(
-    records: Sequence[Record], reference: Sequence[Record], search: Search, point: HullPoint | None, *, known: bool
+    records: Sequence[Record],
+    reference: Sequence[Record],
+    formula_units: Sequence[int],
+    point: HullPoint | None,
+    *,
+    known: bool,
 ) -> dict[str, Any]:
     best = lowest(records)
     return {
@@ -160,8 +168,7 @@ def _column(
         "space_group": None,
         **(summarise_matches(records) if known else {}),
         "by_formula_units": {
-            str(units): summarise_records([r for r in records if r.formula_units == units])
-            for units in sorted({units for units, _ in search.shares} | {r.formula_units for r in records})
+            str(units): summarise_records([r for r in records if r.formula_units == units]) for units in formula_units
         },
     }
 

@@ -8,6 +8,7 @@ noble gases and what DFT data sets lack. The paper (arXiv:2311.09235) tried 466.
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -86,8 +87,10 @@ def read_targets(data_dir: Path | None, count: int | None = None) -> list[Target
         RunError: If there are fewer.
         ValueError: If the data can't be had.
     """
-    listed = data_dir is not None and (data_dir / LISTED).is_file()
-    targets = _listed(data_dir) if listed and data_dir is not None else _by_rule(data_dir)
+    if data_dir is not None and (data_dir / LISTED).is_file():
+        targets = _listed(data_dir)
+    else:
+        targets = sorted(_drawn(candidates(data_dir), COUNT), key=lambda target: target.reduced_formula)
     if count is not None and count > len(targets):
         raise RunError(f"there are {len(targets)} compositions, not {count}")
     return _drawn(targets, count)
@@ -122,8 +125,12 @@ class _Entry:
         return str(self.composition.reduced_formula)
 
 
-def _by_rule(data_dir: Path | None) -> list[Target]:
-    """`COUNT` compositions, or all that there are."""
+def candidates(data_dir: Path | None) -> list[Target]:
+    """All compositions that the rule lets through.
+
+    Raises:
+        ValueError: If the data can't be had, or there is none.
+    """
     seen = [entry.composition for split in SEEN for entry in _entries(find_data(split, data_dir))]
     formulas = {composition.reduced_formula for composition in seen}
     systems = {composition.chemical_system for composition in seen}
@@ -137,7 +144,9 @@ def _by_rule(data_dir: Path | None) -> list[Target]:
         new = composition.anonymized_formula not in prototypes
         sites = round(composition.num_atoms)
         targets.append(Target(formula, entry.material_id, sites, len(composition), level, new))
-    return sorted(_drawn(targets, COUNT), key=lambda target: target.reduced_formula)
+    if not targets:
+        raise ValueError(f"{TEST} has no new composition on the hull; its column e_above_hull says which are")
+    return targets
 
 
 def _is_asked(entry: _Entry) -> bool:
@@ -146,9 +155,11 @@ def _is_asked(entry: _Entry) -> bool:
 
 
 def _lowest(entries: Iterator[_Entry]) -> Mapping[str, _Entry]:
-    """The entry nearest to the hull of each reduced formula, by formula."""
+    """The entry nearest to the hull of each reduced formula, by formula, of those whose distance is known."""
     lowest: dict[str, _Entry] = {}
     for entry in entries:
+        if math.isnan(entry.e_above_hull):
+            continue
         if entry.formula not in lowest or entry.e_above_hull < lowest[entry.formula].e_above_hull:
             lowest[entry.formula] = entry
     return dict(sorted(lowest.items()))
@@ -158,7 +169,7 @@ def _entries(file: Path) -> Iterator[_Entry]:
     """Those of a parquet file, or of one of the benchmarks' CSV files.
 
     Raises:
-        ValueError: If a column is missing.
+        ValueError: If material ids or structures are missing.
     """
     try:
         yield from _parquet_entries(file) if file.suffix == ".parquet" else _csv_entries(file)

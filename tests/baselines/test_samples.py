@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +14,9 @@ from pymatgen.core import Composition, Lattice, Structure
 from unimat_search.baselines.samples import StructureFiles
 from unimat_search.baselines.uniform import UniformRandom
 from unimat_search.compare import run_comparison
+from unimat_search.eval.report import to_table
 from unimat_search.plan import CompareSettings
-from unimat_search.records import FailedAttempt, RelaxSettings
+from unimat_search.records import FailedAttempt, Outcome, Record, RelaxSettings
 from unimat_search.run_folder import RESULTS
 from unimat_search.store import Store
 from unimat_search.testing import check_generator
@@ -63,13 +67,9 @@ def polymorphs(folder: Path) -> Path:
 
 def test_where_several_cells_are_searched_each_structure_is_given_once(tmp_path: Path) -> None:
     folder = polymorphs(tmp_path / "known")
-    settings = CompareSettings(
-        ("NaCl",), (f"files,path={folder},label=files", "tests.plugins:Uniform"), n=7, max_atoms=16, relaxer="emt",
-        relax=RelaxSettings(max_steps=0),
-    )  # fmt: skip
+    settings = few_steps(f"files,path={folder},label=files", "tests.plugins:Uniform", n=7)
     summary = run_comparison(settings, tmp_path / "run", workers=1)["compositions"][0]["generators"]
-    with Store(tmp_path / "run" / RESULTS) as store:
-        rows = [record for record in store.records(structures=True) if record.generator == "files"]
+    rows = [record for record in stored(tmp_path / "run") if record.generator == "files"]
     given = [record for record in rows if record.initial_structure is not None]
     assert [record.formula_units for record in given] == [1, 1, 2, 4, 4], "the supercell of 12 in its primitive cell"
     matcher = StructureMatcher()
@@ -83,19 +83,57 @@ def test_where_several_cells_are_searched_each_structure_is_given_once(tmp_path:
     assert {units: n for units, n in by_units.items() if n} == {"1": 4, "2": 1, "4": 2}
 
 
-def test_files_that_come_later_are_given_on_resume(tmp_path: Path) -> None:
+def few_steps(*generators: str, n: int, formula: str = "NaCl") -> CompareSettings:
+    return CompareSettings((formula,), generators, n=n, max_atoms=16, relaxer="emt", relax=RelaxSettings(max_steps=0))
+
+
+def stored(run: Path) -> list[Record]:
+    with Store(run / RESULTS) as store:
+        rows = list(store.records(structures=True))
+    return [replace(row, generate_seconds=0.0, relax_seconds=0.0) for row in rows]
+
+
+@pytest.mark.parametrize("formula", ["NaCl", "Na3Cl3"])
+def test_going_on_changes_nothing(formula: str, tmp_path: Path) -> None:
+    """Also where some structures are lacking, or the first one fits no cell; and files that came later wait."""
     folder = polymorphs(tmp_path / "known")
-    text = (folder / "c.cif").read_text()
-    (folder / "c.cif").unlink()
-    settings = CompareSettings(
-        ("NaCl",), (f"files,path={folder}",), n=5, max_atoms=16, relaxer="emt", relax=RelaxSettings(max_steps=0)
-    )
-    first = run_comparison(settings, tmp_path / "run", workers=1)["overall"]
-    assert next(iter(first.values()))["failures"]["generator_failed"] == 1
-    (folder / "z.cif").write_text(text)
-    again = run_comparison(settings, tmp_path / "run", resume=True, workers=1)["overall"]
-    assert next(iter(again.values()))["n_generated"] == 5
-    assert "generator_failed" not in next(iter(again.values()))["failures"]
+    settings = few_steps(f"files,path={folder}", n=7, formula=formula)
+    run_comparison(settings, tmp_path / "run", workers=1)
+    before = stored(tmp_path / "run")
+    assert {record.outcome for record in before} >= {Outcome.GENERATOR_FAILED, Outcome.RELAXER_FAILED}
+    (folder / "0.cif").write_text((folder / "d.cif").read_text())
+    settings = settings.joined_by(["tests.plugins:Uniform"])
+    summary = run_comparison(settings, tmp_path / "run", resume=True, workers=1)
+    assert [record for record in stored(tmp_path / "run") if record.generator.startswith("files")] == before
+    assert {column["n_generated"] for column in summary["overall"].values()} == {7}
+
+
+def test_files_that_were_missing_are_given_in_their_own_cells(tmp_path: Path) -> None:
+    name = f"files,path={tmp_path / 'known'}"
+    settings = few_steps("tests.plugins:Uniform", name, n=5)
+    broken = run_comparison(settings, tmp_path / "run", workers=1)["overall"][name]
+    assert broken["failures"] == {"generator_failed": 5}
+    polymorphs(tmp_path / "known")
+    mended = run_comparison(settings, tmp_path / "run", resume=True, workers=1)["overall"][name]
+    assert mended["n_generated"] == 5
+    assert "generator_failed" not in mended["failures"]
+
+
+def test_tables_of_generators_in_different_cells(tmp_path: Path) -> None:
+    folder = polymorphs(tmp_path / "known")
+    for name in "abef":
+        (folder / f"{name}.cif").unlink()
+    summary = run_comparison(few_steps(f"files,path={folder}", "uniform", n=2), tmp_path / "run", workers=1)
+    columns = summary["compositions"][0]["generators"].values()
+    assert [list(column["by_formula_units"]) for column in columns] == [["1", "2", "4"]] * 2
+    assert "files" in to_table(summary)
+
+
+@pytest.mark.parametrize("shares", [[(1, 3)], [(9, 5)], [(1, 6), (2, -1)], None, [("x", 5)]])
+def test_shares_that_add_up_to_nothing_are_failed_rows(shares: Any, tmp_path: Path) -> None:
+    plug_in = f"tests.plugins:Sharing,shares={json.dumps(shares)}" if shares else "tests.plugins:Sharing"
+    summary = run_comparison(few_steps(plug_in, "uniform", n=5), tmp_path / "run", workers=1)
+    assert summary["overall"][plug_in]["failures"] == {"generator_failed": 5}
 
 
 def test_free_samples_are_the_files(tmp_path: Path) -> None:

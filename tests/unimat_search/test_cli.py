@@ -138,6 +138,11 @@ def test_formulas_may_stand_without_their_option(tmp_path: Path) -> None:
     result = call("compare", "Al", "--formula", "Cu", *SMALL[3:], "--out", tmp_path / "run", "--format", "json")
     assert result.exit_code == 0, result.output
     assert [entry["formula"] for entry in json.loads(result.stdout)["compositions"]] == ["Al", "Cu"]
+    (tmp_path / "c.toml").write_text('formula = ["Ni"]\nformat = "json"\n')
+    result = call("compare", "Al", *SMALL[3:], "--config", tmp_path / "c.toml", "--out", tmp_path / "other")
+    assert [entry["formula"] for entry in json.loads(result.stdout)["compositions"]] == ["Al"], "the line counts more"
+    assert call("compare", "Al", "--resume", "--out", tmp_path / "other").exit_code == 0
+    assert call("compare", "Cu", "--resume", "--out", tmp_path / "other").exit_code == 2
 
 
 def test_formula_files_join_formulas(tmp_path: Path) -> None:

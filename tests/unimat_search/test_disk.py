@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from unimat_search.disk import named_by_content, whole, write_whole
+from unimat_search.disk import named_by_content, whole, whole_new, write_whole
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -17,16 +17,17 @@ def test_whole_or_not_at_all(kind: str, tmp_path: Path) -> None:
             partial /= "inside"
         partial.write_text("half")
 
+    context = whole if kind == "file" else whole_new
+
     def fail() -> None:
-        with whole(path) as partial:
+        with context(path) as partial:
             make(partial)
             raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
         fail()
     assert not list(tmp_path.iterdir())
-    make(tmp_path / "made.partial")  # left by a process that was killed
-    with whole(path) as partial:
+    with context(path) as partial:
         make(partial)
     assert [one.name for one in tmp_path.iterdir()] == ["made"]
 

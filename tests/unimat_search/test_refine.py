@@ -12,11 +12,13 @@ from click.testing import CliRunner
 from unimat_search.cli import main
 from unimat_search.compare import run_comparison
 from unimat_search.eval.match import structure_matcher
+from unimat_search.eval.references import ElementReference, References
 from unimat_search.eval.unique import SAME
 from unimat_search.plan import CompareSettings
-from unimat_search.records import Outcome, Record, RelaxSettings
+from unimat_search.records import MatchSettings, Outcome, Record, RelaxSettings
 from unimat_search.refine import RefineSettings, choose, refine_run
 from unimat_search.run_folder import RESULTS, RunError
+from unimat_search.scoring import Scorer
 from unimat_search.store import Store
 
 SETTINGS = CompareSettings(
@@ -176,6 +178,14 @@ def test_formation_energies_follow_the_references(run: Path) -> None:
         )
     run_comparison(SETTINGS, run, resume=True, workers=1)
     assert rows(run / RESULTS) == whole
+    with Store(run / RESULTS) as store:
+        row = next(record for record in store.records(structures=True) if record.converged)
+        store.write([replace(row, match="known", rms_dist=0.1)])
+        absurd = ElementReference(99.0, "", 1, 0)
+        Scorer(References("ase-emt", "", {"Al": absurd, "Cu": absurd}), None, MatchSettings()).rescore(store)
+        told = store.record(row.key)
+    assert told.outcome is Outcome.UNPHYSICAL_ENERGY
+    assert (told.formation_energy_per_atom, told.match, told.rms_dist) == (None, "", None), "as if it were so at first"
 
 
 def test_another_relaxer_of_the_same_name_is_refused(run: Path) -> None:

@@ -21,8 +21,8 @@ class DataConfig:
 
     Attributes:
         train: Names of public sets, files or folders; of structures with one id the first counts.
-        hold_out: CSV file whose reduced formulas (column reduced_formula) must not be trained on, or name of a set
-            ("mp_20/test") whose compositions must not; "" for none.
+        hold_out: CSV file whose reduced formulas (column reduced_formula) must not be trained on, or name of a public
+            set ("mp_20/test") whose compositions must not; "" for none.
         hold_out_sets: Sets whose structures must not be trained on, by id.
         validation: About so many structures, a fifth of all at most, are set aside for the validation loss;
             compositions stay together.
@@ -79,10 +79,12 @@ def training_sets(config: DataConfig, data_dir: Path | None, *, seed: int) -> tu
 
 def _formulas(source: str, data_dir: Path | None) -> frozenset[CompositionKey]:
     """Reduced compositions of a file of formulas, or of a set."""
-    file = find_data(source, data_dir)
-    if file.suffix == ".csv" and source not in PUBLIC:
-        return read_formulas(file)
-    return frozenset(read_source(source, data_dir).structures.keys)
+    if source not in PUBLIC:
+        return read_formulas(find_data(source, data_dir))
+    reading = read_source(source, data_dir)
+    if reading.bad:
+        raise ValueError(f"{source} holds what can't be read, {reading.bad[0].name}: its composition can't be held out")
+    return frozenset(reading.structures.keys)
 
 
 def compact(structures: StructureSet, largest: float) -> StructureSet:
