@@ -125,7 +125,13 @@ def test_what_kills_every_worker_fails_alone(cluster: Cluster, tmp_path: Path) -
     assert len(rows(tmp_path / "run")) == 6
 
 
-@pytest.mark.parametrize(("timeout", "away"), [(30, 0), (3, 8)], ids=["at once", "when the client has given it up"])
+@pytest.mark.parametrize(
+    ("timeout", "away"),
+    [
+        pytest.param(30, 0, id="at once"),
+        pytest.param(3, 8, id="when the client has given it up", marks=pytest.mark.slow),
+    ],
+)
 def test_a_scheduler_that_is_restarted_loses_nothing(
     timeout: float, away: float, here: list[Record], tmp_path: Path
 ) -> None:
