@@ -12,6 +12,7 @@ from pymatgen.core import Composition, Structure
 
 from unimat_search.cells import in_cell
 from unimat_search.files import read_crystals
+from unimat_search.formats import UNREAD
 from unimat_search.records import FailedAttempt
 
 
@@ -38,7 +39,7 @@ class StructureFiles:
             if isinstance(one, Structure):
                 self.structures.setdefault(one.composition.reduced_formula, []).append(one)
         self.path = path
-        unread = [f"{name}: {one.reason}" for name, one in named if isinstance(one, FailedAttempt)]
+        unread = [f"{name}: {one.reason.removeprefix(UNREAD)}" for name, one in named if isinstance(one, FailedAttempt)]
         self._unread = f"; {len(unread)} can't be read, {unread[0]}" if unread else ""
 
     def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:  # noqa: ARG002

@@ -77,7 +77,7 @@ def test_where_several_cells_are_searched_each_structure_is_given_once(tmp_path:
     pairs = zip((record.initial_structure for record in given), originals, strict=True)
     assert all(one is not None and matcher.fit(one, other) for one, other in pairs)
     (reason,) = {record.detail for record in rows if record not in given}
-    assert reason.startswith(f"{folder} holds 5 structures of NaCl; 1 can't be read, f.cif: ")
+    assert reason.startswith(f"{folder} holds 5 structures of NaCl; 1 can't be read, f.cif: Invalid CIF")
     assert summary["files"]["n_generated"] == summary["tests.plugins:Uniform"]["n_generated"] == 7
     by_units = {units: part["n_generated"] for units, part in summary["files"]["by_formula_units"].items()}
     assert {units: n for units, n in by_units.items() if n} == {"1": 4, "2": 1, "4": 2}
