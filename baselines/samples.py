@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from pymatgen.core import Composition, Structure
 
-from unimat_search.cells import in_cell
+from unimat_search.cells import in_cell, is_finite
 from unimat_search.files import read_crystals
 from unimat_search.formats import UNREAD
 from unimat_search.records import FailedAttempt
@@ -84,7 +84,7 @@ class StructureFiles:
 
 def _fitted(structure: Structure, composition: Composition) -> Structure | FailedAttempt:
     """A structure in a cell of a composition, or the reason why it fits none."""
-    if not _is_finite(structure):
+    if not is_finite(structure):
         return FailedAttempt("a coordinate or cell vector is not a finite number")
     if not _is_a_cell(structure):
         return FailedAttempt("the cell has no volume")
@@ -106,9 +106,5 @@ def _home(structure: Structure, unit: Composition, formula_units: Sequence[int])
     return next(fitting, formula_units[0])
 
 
-def _is_finite(structure: Structure) -> bool:
-    return bool(np.isfinite(structure.frac_coords).all() and np.isfinite(structure.lattice.matrix).all())
-
-
 def _is_a_cell(structure: Structure) -> bool:
-    return _is_finite(structure) and abs(structure.lattice.volume) >= 1e-3
+    return is_finite(structure) and abs(structure.lattice.volume) >= 1e-3

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
+from unimat_search.cells import is_finite
 from unimat_search.fingerprint import neighbour_pairs
 from unimat_search.records import Outcome, Relaxation, storable
 
@@ -87,7 +88,7 @@ def judge(initial: Structure, result: Relaxation) -> Relaxation:
         problem = _result_problem(initial, result) if outcome is Outcome.CONVERGED else None
         kept = Relaxation(
             int(result.index),
-            structure if structure is not None and _is_finite(structure) else None,
+            structure if structure is not None and is_finite(structure) else None,
             _finite(result.energy),
             int(result.n_steps),
             _finite(result.max_force),
@@ -106,10 +107,6 @@ def _structure_of(result: Relaxation) -> Structure | None:
     if structure is None or (isinstance(structure, Structure) and structure.is_ordered):
         return structure
     raise TypeError(f"its structure is a disordered one, or a {type(structure).__name__}")
-
-
-def _is_finite(structure: Structure) -> bool:
-    return bool(np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all())
 
 
 def _finite(value: float | None) -> float | None:

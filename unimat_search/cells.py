@@ -9,6 +9,11 @@ from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
 
+def is_finite(structure: Structure) -> bool:
+    """Whether all coordinates and cell vectors are finite numbers."""
+    return bool(np.isfinite(structure.frac_coords).all() and np.isfinite(structure.lattice.matrix).all())
+
+
 def in_cell(structure: Structure, num_sites: int) -> Structure | None:
     """A crystal in a cell of so many atoms: as it is, its primitive cell, or the most compact supercell of either.
 

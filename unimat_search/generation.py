@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from pymatgen.core import Composition, Element, Structure
 
+from unimat_search.cells import is_finite
 from unimat_search.eval.parallel import quiet
 from unimat_search.eval.patience import Patience, SilentTooLongError
 from unimat_search.eval.sanity import structure_problem
@@ -228,7 +229,7 @@ def _plain(attempt: object, composition: Composition | None) -> Structure:
     if given.num_atoms < len(attempt) or given != (composition or given):
         asked = f"asked for {composition.formula}, " if composition else ""
         raise ValueError(f"{asked}the generator gave {attempt.composition.formula}")
-    if not (np.isfinite(attempt.frac_coords).all() and np.isfinite(attempt.lattice.matrix).all()):
+    if not is_finite(attempt):
         raise ValueError("the generator gave a coordinate or cell vector that is not a finite number")
     handedness = np.sign(np.linalg.det(attempt.lattice.matrix))
     if handedness == 0:

@@ -147,9 +147,9 @@ def _known_energies(
     kept: dict[str, float | None] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     chunks = ((formula, [structure]) for formula, structure in known.items() if formula not in kept)
     for formula, (result,) in relax_chunks(relaxer, chunks, relax, workers=workers):
-        converged = result.outcome is Outcome.CONVERGED and result.energy is not None
+        energy = result.energy if result.outcome is Outcome.CONVERGED else None
         if result.outcome is not Outcome.RELAXER_FAILED:  # that is tried again: its process may have died
-            kept[formula] = result.energy / len(known[formula]) if converged and result.energy is not None else None
+            kept[formula] = None if energy is None else energy / len(known[formula])
     write_whole(file, json.dumps({formula: kept[formula] for formula in known if formula in kept}, indent=1) + "\n")
     return {formula: energy for formula in known if (energy := kept.get(formula)) is not None}
 

@@ -53,8 +53,7 @@ def prepare_folder(out: Path, settings: CompareSettings, *, resume: bool) -> Non
     """Note the settings in the run's folder; the results that are in it go, unless the run goes on."""
     if resume:
         _warn_of_versions(out)
-        if settings != read_settings(out):
-            write_whole(out / SETTINGS, settings.to_toml(_stored_versions(out)))
+        _note(out, settings)
         return
     try:
         for name in (RESULTS, f"{RESULTS}-wal", f"{RESULTS}-shm", SUMMARY, TABLE):
@@ -68,10 +67,13 @@ def prepare_folder(out: Path, settings: CompareSettings, *, resume: bool) -> Non
 
 def move_reference(out: Path, reference: Path) -> None:
     """Note that the known structures of a run, the same as ever, lie elsewhere now."""
-    stored = read_settings(out)
-    if stored.reference != str(reference):
-        moved = replace(stored, reference=str(reference))
-        write_whole(out / SETTINGS, moved.to_toml(_stored_versions(out)))
+    _note(out, replace(read_settings(out), reference=str(reference)))
+
+
+def _note(out: Path, settings: CompareSettings) -> None:
+    """Note the settings of a run that goes on, where they are other ones, with the versions that it began with."""
+    if settings != read_settings(out):
+        write_whole(out / SETTINGS, settings.to_toml(_stored_versions(out)))
 
 
 def _check_same(settings: CompareSettings, stored: CompareSettings) -> None:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pymatgen.core import Composition
@@ -25,6 +26,8 @@ from unimat_search.unimat.sources import find_data
 
 LISTED, LEVELS = Path("zero_shot", "rq3.csv"), Path("zero_shot", "formulas.csv")
 """Within a data folder: the compositions, and what is new about every composition of the test split."""
+
+COLUMNS = ("material_id", "numbers", "cif", "e_above_hull")
 
 TEST = "mp_20/test"
 SEEN = ("mp_20/train", "mp_20/val")
@@ -172,29 +175,32 @@ def _entries(file: Path) -> Iterator[_Entry]:
         ValueError: If material ids or structures are missing.
     """
     try:
-        yield from _parquet_entries(file) if file.suffix == ".parquet" else _csv_entries(file)
+        for row in _rows(file):
+            above = row.get("e_above_hull")
+            yield _Entry(row["material_id"], _composition(row), math.nan if above is None else float(above))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{file} is no split of MP-20: {error}") from error
 
 
-def _parquet_entries(file: Path) -> Iterator[_Entry]:
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """What is asked of a file's rows, as far as it has it."""
     import pyarrow.parquet as pq
+    from pyarrow import csv as arrow_csv
 
-    names = [name for name in ("material_id", "numbers", "e_above_hull") if name in pq.read_schema(file).names]
-    for row in pq.read_table(file, columns=names).to_pylist():
-        composition = Composition(Counter(SYMBOLS[number] for number in row["numbers"]))
-        yield _Entry(row["material_id"], composition, _number(row.get("e_above_hull")))
-
-
-def _csv_entries(file: Path) -> Iterator[_Entry]:
-    csv.field_size_limit(2**31 - 1)
-    with file.open(encoding="utf-8", newline="") as lines:
-        for row in csv.DictReader(lines):
-            found = re.search(r"_chemical_formula_sum\s+'?([^'\n]+)", row["cif"])
-            if found is None:
-                raise KeyError("_chemical_formula_sum")
-            yield _Entry(row["material_id"], Composition(found[1]), _number(row.get("e_above_hull")))
+    if file.suffix == ".parquet":
+        table = pq.read_table(file, columns=[name for name in COLUMNS if name in pq.read_schema(file).names])
+    else:
+        table = arrow_csv.read_csv(file, parse_options=arrow_csv.ParseOptions(newlines_in_values=True))
+        table = table.select([name for name in COLUMNS if name in table.column_names])
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
 
 
-def _number(value: object) -> float:
-    return float("nan") if value in (None, "") else float(str(value))
+def _composition(row: Mapping[str, Any]) -> Composition:
+    """Of the cell: by its atomic numbers, or as its CIF says."""
+    if "numbers" in row:
+        return Composition(Counter(SYMBOLS[number] for number in row["numbers"]))
+    found = re.search(r"_chemical_formula_sum\s+'?([^'\n]+)", row["cif"])
+    if found is None:
+        raise KeyError("_chemical_formula_sum")
+    return Composition(found[1])
