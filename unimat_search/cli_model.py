@@ -50,6 +50,7 @@ def check(source: str, data_dir: Path | None, max_sites: int, out: Path | None) 
 @click.option("--out", type=FOLDER, required=True, help="Folder of the run.")
 @DATA_DIR
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
+@click.option("--init", type=FILE, help="Begin with the weights of this model: a file, or the folder of a run.")
 @click.option("--steps", type=click.IntRange(min=1), help="Other than in the settings: train longer, or end sooner.")
 @click.option("--max-minutes", type=float, default=float("inf"), help="Stop then; go on with --resume.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
@@ -62,6 +63,7 @@ def train(
     out: Path,
     data_dir: Path | None,
     resume: bool,
+    init: Path | None,
     steps: int | None,
     max_minutes: float,
     device: str,
@@ -78,10 +80,13 @@ def train(
         if (out / CHECKPOINT).exists() != resume:
             wrong = "holds no run to go on with" if resume else "holds a run; go on with --resume"
             raise BadInput(f"{out} {wrong}, or choose another folder")
+        if init and resume:
+            raise BadInput("--init begins a new run; leave it out with --resume")
         finished = train_run(
             read_config(config, steps=steps),
             out,
             data_dir=data_dir,
+            init=init,
             max_minutes=max_minutes,
             device=device,
             score=quick_match_rate(match) if match else None,

@@ -14,8 +14,8 @@ import pytest
 import tomli_w
 import torch
 
-from tests.unimat.crystals import TINY, random_set
-from unimat_search.unimat.checkpoint import MODEL, load_model
+from tests.unimat.crystals import TINY, random_set, tiny_model
+from unimat_search.unimat.checkpoint import MODEL, load_model, save, save_model
 from unimat_search.unimat.optimizers import OPTIMIZERS, rate
 from unimat_search.unimat.sources import read_source, write_parquet
 from unimat_search.unimat.train import (
@@ -278,3 +278,46 @@ def test_training_and_sampling_import_nothing_that_a_bare_gpu_machine_lacks() ->
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_run_begins_with_the_weights_of_another_model(tmp_path: Path) -> None:
+    train_run(read_config(settings_file(tmp_path)), tmp_path / "first", say=quiet)
+    old, _ = load_model(tmp_path / "first")
+    settings = read_config(settings_file(tmp_path))
+    data = random_set(9, 30, elements=(8, 26))
+    trainer = Trainer(settings, data, init=tmp_path / "first")
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(parameter, dict(old.named_parameters())[name]), name
+    assert torch.equal(trainer.model.cell_std, old.cell_std), "weights keep the scales that they were trained with"
+    assert trainer.model.seen_compositions() == old.seen_compositions() | set(data.keys)
+    assert trainer.model.seen_elements[[26, 8]].all()
+    assert (trainer.model.seen_elements | old.seen_elements).equal(trainer.model.seen_elements)
+
+
+def test_what_an_older_model_lacks_starts_without_effect(tmp_path: Path) -> None:
+    """A file from before space groups were told gives the same velocities as it did."""
+    model = tiny_model("slots", DATA)
+    for name, parameter in model.named_parameters():
+        if name in model.neutral:
+            torch.nn.init.zeros_(parameter)
+    header = {"config": {"denoiser": "slots", "model": TINY["slots"]}}
+    tensors = {name: one for name, one in model.state_dict().items() if name not in model.neutral}
+    save(tmp_path / "old.safetensors", tensors, header)
+    again, _ = load_model(tmp_path / "old.safetensors")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, dict(again.named_parameters())[name]), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"denoiser": "unet"}, "a slots model; the settings name another denoiser"),
+        ({"model": {"network": {**TINY["slots"]["network"], "width": 64}}}, "has a network of another size"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_not_begun_with(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    header = {"config": {"denoiser": "slots", "model": TINY["slots"]}}
+    save_model(tmp_path / "old.safetensors", tiny_model("slots", DATA), header, dtype=torch.float32)
+    wanted = TrainConfig(**{"denoiser": "slots", "model": TINY[settings.get("denoiser", "slots")], **settings})
+    with pytest.raises(ValueError, match=message):
+        Trainer(wanted, DATA, init=tmp_path / "old.safetensors")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimat_search.unimat.orbits import Freedom, Symmetry
 from unimat_search.unimat.structures import StructureSet
 
 
@@ -21,23 +22,33 @@ class Batch:
         frac_coords: (b, n, 3)
         cells: Row vectors, angstrom. (b, 3, 3)
         properties: NaN where unknown. (b, 2)
+        freedom: What symmetry leaves free, where it was looked for.
     """
 
     numbers: Tensor
     frac_coords: Tensor
     cells: Tensor
     properties: Tensor
+    freedom: Freedom | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def take(self, rows: Tensor) -> Batch:
         """These structures."""
-        return Batch(self.numbers[rows], self.frac_coords[rows], self.cells[rows], self.properties[rows])
+        freedom = self.freedom.take(rows) if self.freedom else None
+        return Batch(self.numbers[rows], self.frac_coords[rows], self.cells[rows], self.properties[rows], freedom)
 
     def to(self, device: str | torch.device) -> Batch:
         """The same on a device."""
-        return Batch(*(x.to(device) for x in (self.numbers, self.frac_coords, self.cells, self.properties)))
+        freedom = self.freedom.to(device) if self.freedom else None
+        return Batch(
+            self.numbers.to(device),
+            self.frac_coords.to(device),
+            self.cells.to(device),
+            self.properties.to(device),
+            freedom,
+        )
 
 
 def by_size(structures: StructureSet) -> dict[int, Batch]:
@@ -50,8 +61,19 @@ def by_size(structures: StructureSet) -> dict[int, Batch]:
             frac_coords=torch.from_numpy(some.frac_coords).view(-1, size, 3),
             cells=torch.from_numpy(some.cells),
             properties=torch.from_numpy(some.properties),
+            freedom=_freedom(some.symmetry, size) if some.symmetry else None,
         )
     return batches
+
+
+def _freedom(symmetry: Symmetry, size: int) -> Freedom:
+    """Of structures of one size."""
+    return Freedom(
+        groups=torch.from_numpy(symmetry.groups.astype(np.int64)),
+        metrics=torch.from_numpy(symmetry.metrics),
+        owner=torch.from_numpy(symmetry.owner.astype(np.int64)).view(-1, size),
+        moves=torch.from_numpy(symmetry.moves.astype(np.float32)).view(-1, size, 3, 3),
+    )
 
 
 class Batches:

@@ -22,8 +22,13 @@ def cell_to_vector(cells: Tensor) -> Tensor:
         log(V / angstrom^3) / 3, then the shape. (..., 6)
     """
     with torch.autocast(cells.device.type, enabled=False):  # angstroms need more than the eight bits of bf16
-        metric: Tensor = cells @ cells.transpose(-1, -2)
-        values, vectors = torch.linalg.eigh(metric)
+        return metric_to_vector(cells @ cells.transpose(-1, -2))
+
+
+def metric_to_vector(metrics: Tensor) -> Tensor:
+    """The six numbers of `cell_to_vector` from metric tensors A A^T. (..., 3, 3) -> (..., 6)."""
+    with torch.autocast(metrics.device.type, enabled=False):
+        values, vectors = torch.linalg.eigh(metrics)
         logs: Tensor = (vectors * (0.5 * values.log()).unsqueeze(-2)) @ vectors.transpose(-1, -2)
     xx, yy, zz = logs[..., 0, 0], logs[..., 1, 1], logs[..., 2, 2]
     return torch.stack(

@@ -29,18 +29,27 @@ def denoisers() -> dict[str, EntryPoint]:
     return {point.name: point for point in sorted(entry_points(group=DENOISERS), key=lambda point: point.name)}
 
 
-def build(denoiser: str, table: Mapping[str, Any]) -> CrystalModel:
-    """An untrained model.
+def denoiser_class(denoiser: str) -> Any:  # noqa: ANN401 - a CrystalModel with a config_class
+    """The class of a model by name.
 
     Only what is installed has a name: a file from a stranger can't name other code.
 
     Raises:
-        ValueError: If there is no such denoiser, or one of its settings is wrong.
+        ValueError: If there is no such denoiser.
     """
     known = denoisers()
     if denoiser not in known:
         raise ValueError(f"no denoiser {denoiser!r}; there are {', '.join(known)}{did_you_mean(denoiser, known)}")
-    model = known[denoiser].load()
+    return known[denoiser].load()
+
+
+def build(denoiser: str, table: Mapping[str, Any]) -> CrystalModel:
+    """An untrained model.
+
+    Raises:
+        ValueError: If there is no such denoiser, or one of its settings is wrong.
+    """
+    model = denoiser_class(denoiser)
     built: CrystalModel = model(from_table(model.config_class, table, where="model."))
     return built
 
@@ -101,6 +110,26 @@ def load_model(path: Path) -> tuple[CrystalModel, dict[str, Any]]:
     return model.eval(), header
 
 
+def begin_with(model: CrystalModel, path: Path) -> None:
+    """Give a fitted model the weights and scales of a trained one; what that one lacks keeps its neutral start.
+
+    Args:
+        model: Before training.
+        path: Of the trained model: a file or a run's folder.
+
+    Raises:
+        ValueError: If the file is not a model, or its network has another kind or size.
+    """
+    trained, header = load_model(path)
+    if type(trained) is not type(model):
+        raise ValueError(f"{path} is a {header['config']['denoiser']} model; the settings name another denoiser")
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    for name, parameter in trained.named_parameters():
+        if shapes.get(name) != parameter.shape:
+            raise ValueError(f"{path} has a network of another size ({name}); give the settings in its header")
+    model.inherit(trained)
+
+
 def _check_size(denoiser: str, settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """See, before memory is taken for them, that a file holds the weights that its settings speak of.
 
@@ -108,7 +137,8 @@ def _check_size(denoiser: str, settings: Mapping[str, Any], weights: Mapping[str
         ValueError: If it does not.
     """
     with torch.device("meta"):
-        wanted = {name: one.shape for name, one in build(denoiser, settings).named_parameters()}
+        model = build(denoiser, settings)
+    wanted = {name: one.shape for name, one in model.named_parameters() if name in weights or name not in model.neutral}
     held = {name: weights[name].shape for name in wanted if name in weights}
     if held != wanted:
         raise ValueError("its weights are not those that its settings speak of")
@@ -128,7 +158,8 @@ def restore(model: CrystalModel, tensors: Mapping[str, Tensor]) -> None:
     device = model.composition_sizes.device
     model.composition_sizes = sizes.clone().to(device)  # no view of the file, which will be replaced
     model.composition_numbers = numbers.clone().to(device)
-    model.load_state_dict(dict(tensors))
+    own = {name: parameter.detach() for name, parameter in model.named_parameters() if name in model.neutral}
+    model.load_state_dict(own | dict(tensors))
 
 
 def _check_compositions(sizes: Tensor, numbers: Tensor) -> None:

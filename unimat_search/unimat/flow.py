@@ -59,6 +59,7 @@ def euler(
     steps: int,
     haste: float = 0.0,
     start: float = 0.0,
+    settle: Callable[[Tensor], Tensor] = lambda cells: cells,
 ) -> tuple[Tensor, Tensor]:
     """Follow a velocity to time 1 in equal steps.
 
@@ -70,6 +71,7 @@ def euler(
         haste: Coordinates run ahead by 1 + haste * t ("anti-annealing", Miller et al. 2024), which sharpens the modes,
             but never past where the velocity would lead by time 1.
         start: The time at which coordinates and cells are.
+        settle: What becomes of the cells after each step: the nearest that a constraint allows.
 
     Returns:
         Coordinates, wrapped into [0, 1), and cells.
@@ -89,5 +91,5 @@ def euler(
         time = torch.full(frac_coords.shape[:1], now, device=cells.device, dtype=cells.dtype)
         coords_velocity, cells_velocity = velocity(frac_coords, cells, time)
         frac_coords = (frac_coords + stride * coords_velocity) % 1.0
-        cells = cells + cells_velocity * width
+        cells = settle(cells + cells_velocity * width)
     return frac_coords, cells

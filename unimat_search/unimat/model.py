@@ -73,6 +73,12 @@ class Streams:
 class CrystalModel(nn.Module, ABC):
     """A denoiser, what it denoises, and how."""
 
+    neutral: frozenset[str] = frozenset()
+    """Parameters that older files lack, and that have no effect before they are trained."""
+
+    uses_symmetry = False
+    """Whether training looks for the space groups of its data."""
+
     properties_mean: Tensor
     properties_std: Tensor
     cell_mean: Tensor
@@ -106,6 +112,34 @@ class CrystalModel(nn.Module, ABC):
         self.cell_mean.copy_(vectors.mean(0))
         self.cell_std.copy_(vectors.std(0, unbiased=False).clamp(min=1e-3))
 
+    @torch.no_grad()
+    def inherit(self, other: CrystalModel) -> None:
+        """Take the weights and scales of a trained model; `fit` comes before.
+
+        Elements and compositions of both count as seen.
+
+        Args:
+            other: Of the same class; each of its parameters has the shape of this model's.
+        """
+        mine = dict(self.named_parameters())
+        for name, parameter in other.named_parameters():
+            mine[name].copy_(parameter)
+        self.inherit_scales(other)
+        own = self.seen_compositions()
+        further = [part for part in other._compositions() if composition_key(part.tolist()) not in own]
+        sizes = torch.tensor([len(part) for part in further], dtype=self.composition_sizes.dtype)
+        self.composition_sizes = torch.cat([self.composition_sizes, sizes])
+        self.composition_numbers = torch.cat([self.composition_numbers, *further])
+        self.seen_elements |= other.seen_elements
+
+    def inherit_scales(self, other: CrystalModel) -> None:
+        """Take the scales that the other's weights were trained with, where it had any."""
+        known = other.properties_std > 0
+        self.properties_mean[known] = other.properties_mean[known]
+        self.properties_std[known] = other.properties_std[known]
+        self.cell_mean.copy_(other.cell_mean)
+        self.cell_std.copy_(other.cell_std)
+
     def compositions(self, streams: Streams) -> list[Tensor]:
         """Atomic numbers (n,) drawn from the compositions of the training data, one for each stream."""
         parts = self._compositions()
@@ -120,8 +154,11 @@ class CrystalModel(nn.Module, ABC):
         return parts
 
     def standardised(self, properties: Tensor) -> Tensor:
-        """Properties in the denoiser's units; NaN of those that the training data said nothing of. (b, 2)."""
-        scaled = (properties - self.properties_mean) / self.properties_std
+        """Properties in the denoiser's units; NaN of those that the training data said nothing of. (b, 2).
+
+        A third column, the space group, is left out.
+        """
+        scaled = (properties[:, : len(PROPERTIES)] - self.properties_mean) / self.properties_std
         return scaled.masked_fill(self.properties_std == 0, torch.nan)
 
     def knows(self, name: str) -> bool:

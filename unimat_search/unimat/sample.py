@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,8 @@ from unimat_search.unimat.sources import niggli
 if TYPE_CHECKING:
     from pymatgen.core import Composition, Structure
 
+    from unimat_search.unimat.symmetric import SymmetricSampler
+
 WEIGHTS = "slots-zero-shot.safetensors"
 POSITIONS_AT_ONCE = 16_000
 VOLUME_PER_ATOM = (1.0, 1000.0)
@@ -34,6 +38,9 @@ NEAREST, NEAREST_TO_HYDROGEN = 0.9, 0.6
 
 NARROWEST = 0.5
 """Distance between opposite faces under which a cell is no crystal, angstrom."""
+
+PLAIN = 8
+"""Of so many samples, one is held to no symmetry: some crystals have placements that the prior does not know."""
 
 Crystal = tuple[Tensor, Tensor, Tensor]
 """Atomic numbers (n,), fractional coordinates (n, 3), and the cell (3, 3), angstrom."""
@@ -52,6 +59,9 @@ class UniMatGenerator:
         guidance: Weight of what is asked for (0: as trained).
         haste: Of a `slots` model, see `flow.euler`. [default: the model's own]
         retries: How often a sample is drawn anew whose cell is none or whose atoms overlap.
+        symmetric: Hold each sample to a space group and to sites, drawn from what the training data hold, the likeliest
+            placement first; every eighth sample is held to none. [default: whether a space group is given]
+        space_group: Hold samples to this space group (number or symbol), on sites that are drawn.
         precision: float32, or bf16: faster where the device computes in it, but a sample then depends a little on those
             beside it.
         device: Where the model runs.
@@ -71,6 +81,8 @@ class UniMatGenerator:
         guidance: float = 0.0,
         haste: float | None = None,
         retries: int = 5,
+        symmetric: bool | None = None,
+        space_group: int | str | None = None,
         precision: str = "float32",
         device: str = "cpu",
     ) -> None:
@@ -95,6 +107,24 @@ class UniMatGenerator:
                 np.nan if near_hull == "any" else float(near_hull),
             ]
         )
+        self.symmetric: SymmetricSampler | None = None
+        if symmetric or (symmetric is None and space_group is not None):
+            self.symmetric = self._symmetric_sampler(Path(model) if model else shipped_weights(), space_group)
+        elif space_group is not None:
+            raise ValueError("symmetric=false draws no space groups; leave space_group out")
+
+    def _symmetric_sampler(self, path: Path, space_group: int | str | None) -> SymmetricSampler:
+        """Raises ValueError if the model has no prior beside it, or there is no such space group."""
+        from unimat_search.unimat.prior import PRIOR, load_prior
+        from unimat_search.unimat.symmetric import SymmetricSampler, space_group_number
+
+        group = None if space_group is None else space_group_number(space_group)
+        if not isinstance(self.model, SlotModel):
+            raise ValueError("this model can't be held to a space group; a slots model can")
+        prior = load_prior((path if path.is_dir() else path.parent) / PRIOR)
+        if group and group not in prior.groups.tolist():
+            raise ValueError(f"the model's training data hold no crystal of space group {space_group}")
+        return SymmetricSampler(self.model, prior, self.settings, self.properties.to(self.device), group)
 
     def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:
         """See `StructureGenerator.generate`; structure k does not depend on n beyond rounding."""
@@ -102,7 +132,33 @@ class UniMatGenerator:
             yield from (FailedAttempt(f"the model has never seen {', '.join(unseen)}") for _ in range(n))
             return
         streams = Streams([candidate_stream(seed, composition, index) for index in range(n)])
-        yield from self.from_streams(composition, streams)
+        if self.symmetric:
+            yield from self._symmetric(self.symmetric, composition, streams, seed)
+        else:
+            yield from self.from_streams(composition, streams)
+
+    def _symmetric(
+        self, sampler: SymmetricSampler, composition: Composition, streams: Streams, seed: int
+    ) -> list[Structure | FailedAttempt]:
+        """A sample of each stream on the placement that is its turn, every eighth on none."""
+        numbers = composition_numbers(composition)
+        n = len(streams.generators)
+        placements = sampler.placements(tuple(sorted(Counter(numbers).items())), n, seed=seed)
+        if not placements:
+            group = f"space group {sampler.group} has" if sampler.group else "the model knows no space group that has"
+            return [FailedAttempt(f"{group} no sites for {composition.formula}")] * n
+        plain = [sampler.group is None and row % PLAIN == PLAIN - 1 for row in range(n)]
+
+        def draw(rows: Sequence[int]) -> list[Crystal]:
+            free = [row for row in rows if plain[row]]
+            held = [row for row in rows if not plain[row]]
+            made = dict(
+                zip(free, self.sample_once([torch.tensor(numbers)] * len(free), streams.take(free)), strict=True)
+            )
+            made |= zip(held, sampler.sample([placements[row] for row in held], streams.take(held)), strict=True)
+            return [made[row] for row in rows]
+
+        return [as_structure(one) for one in self._until_sound(draw, n)]
 
     def from_streams(self, composition: Composition, streams: Streams) -> list[Structure | FailedAttempt]:
         """A structure of each stream of random numbers, of elements that the model has seen."""
@@ -180,13 +236,15 @@ class UniMatGenerator:
 
     def sample(self, compositions: Sequence[Tensor], streams: Streams) -> list[Crystal]:
         """A crystal of each composition (atomic numbers), in their order."""
-        properties = self.properties.to(self.device)
 
         def draw(rows: Sequence[int]) -> list[Crystal]:
-            chosen = [compositions[row] for row in rows]
-            return sample(self.model, chosen, streams.take(rows), self.settings, properties)
+            return self.sample_once([compositions[row] for row in rows], streams.take(rows))
 
         return self._until_sound(draw, len(compositions))
+
+    def sample_once(self, compositions: Sequence[Tensor], streams: Streams) -> list[Crystal]:
+        """The same, whatever comes of it."""
+        return sample(self.model, compositions, streams, self.settings, self.properties.to(self.device))
 
     def _until_sound(self, draw: Callable[[Sequence[int]], list[Crystal]], n: int) -> list[Crystal]:
         """Draw n crystals, and those again that are none."""
@@ -198,6 +256,10 @@ class UniMatGenerator:
             for row, one in zip(rows, draw(rows), strict=True):
                 made[row] = one
         return made
+
+
+symmetric = partial(UniMatGenerator, symmetric=True)
+"""`unimat:symmetric`."""
 
 
 def shipped_weights() -> Path:

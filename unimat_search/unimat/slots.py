@@ -25,6 +25,9 @@ from unimat_search.unimat.tables import MOST, at_least_one
 MAX_COUNT = 64
 """Atoms that the tables of sizes and counts have room for."""
 
+LAST_GROUP, MAX_ORBIT = 230, 48
+"""Space groups, and the most atoms of an orbit in a primitive cell."""
+
 
 @dataclass(frozen=True)
 class SlotConfig:
@@ -87,8 +90,13 @@ class SlotDenoiser(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.to_coords = nn.Linear(width, 3)
         self.to_cell = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, CELL_SIZE))
+        self.space_group = nn.Embedding(LAST_GROUP + 1, width)
+        self.rank = nn.Embedding(5, width)
+        self.orbit = nn.Embedding(MAX_ORBIT + 1, width)
         for table in (self.element, self.row, self.group, self.count, self.size):
             nn.init.normal_(table.weight, std=0.5)
+        for table in (self.space_group, self.rank, self.orbit):
+            nn.init.zeros_(table.weight)
         for parameter in (*self.to_coords.parameters(), *self.to_cell[-1].parameters()):
             nn.init.zeros_(parameter)
         self.register_buffer("largest_size", torch.tensor(MAX_COUNT))
@@ -97,7 +105,14 @@ class SlotDenoiser(nn.Module):
         self.register_buffer("places", torch.tensor(places), persistent=False)
 
     def forward(
-        self, frac_coords: Tensor, cell: Tensor, metric_cell: Tensor, time: Tensor, numbers: Tensor, known: Tensor
+        self,
+        frac_coords: Tensor,
+        cell: Tensor,
+        metric_cell: Tensor,
+        time: Tensor,
+        numbers: Tensor,
+        known: Tensor,
+        sites: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See the module's text.
 
@@ -107,7 +122,9 @@ class SlotDenoiser(nn.Module):
             metric_cell: The same cells as row vectors, angstrom. (b, 3, 3)
             time: 0 (noise) to 1 (data). (b,)
             numbers: Atomic numbers. (b, n)
-            known: Properties asked for, standardised, NaN where nothing is asked. (b, 2)
+            known: Properties asked for, standardised, and the space group's number; NaN where nothing is asked. (b, 3)
+            sites: Of each atom, one more than the parameters that its orbit has (1 to 4), and the orbit's size; 0 where
+                symmetry does not hold the crystal. (b, n, 2)
 
         Returns:
             Velocities of the coordinates (b, n, 3) and of the standardised cell vectors (b, 6).
@@ -116,9 +133,11 @@ class SlotDenoiser(nn.Module):
         if torch.is_autocast_enabled(pairs.device.type):
             pairs = pairs.to(torch.get_autocast_dtype(pairs.device.type))  # once for all blocks
         tokens = self.tokens(numbers)  # (b, n, width)
+        if sites is not None:
+            tokens = tokens + self.rank(sites[..., 0]) + self.orbit(sites[..., 1].clamp(max=MAX_ORBIT))
         size = torch.full_like(numbers[:, 0], numbers.shape[1]).clamp(max=self.largest_size)
-        known = property_features(known)
-        condition = self.time(time_features(time)) + self.cell(cell) + self.known(known) + self.size(size)  # (b, width)
+        told = self.known(property_features(known[:, :-1])) + self.space_group(known[:, -1].nan_to_num().long())
+        condition = self.time(time_features(time)) + self.cell(cell) + told + self.size(size)  # (b, width)
         condition = F.silu(condition + tokens.mean(1))
         for block in self.blocks:
             tokens = block(tokens, pairs, condition)

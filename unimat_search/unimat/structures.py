@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from unimat_search.unimat.elements import CompositionKey, composition_key
 from unimat_search.unimat.grid import Sites
+from unimat_search.unimat.orbits import Symmetry
 
 PROPERTIES = ("formation_energy_per_atom", "near_hull")
 """What guidance may ask for: eV/atom, and 1 within `NEAR_HULL` of the hull, 0 above."""
@@ -33,6 +34,7 @@ class StructureSet:
         cells: Row vectors, angstrom, Niggli-reduced. (m, 3, 3) float32
         properties: `PROPERTIES` of each structure, NaN where unknown. (m, 2) float32
         offsets: Where each structure's sites begin, and the end of the last. (m + 1,) int64
+        symmetry: Their space groups, where these were looked for.
     """
 
     ids: tuple[str, ...]
@@ -41,6 +43,7 @@ class StructureSet:
     cells: NDArray[np.float32]
     properties: NDArray[np.float32]
     offsets: NDArray[np.int64]
+    symmetry: Symmetry | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,6 +94,7 @@ class StructureSet:
             cells=self.cells[rows],
             properties=self.properties[rows],
             offsets=offsets,
+            symmetry=self.symmetry.take(rows, sites) if self.symmetry else None,
         )
 
     def where(self, wanted: Callable[[CompositionKey], bool]) -> StructureSet:

@@ -24,12 +24,22 @@ from unimat_search.disk import whole
 from unimat_search.locks import owned
 from unimat_search.records import first_line
 from unimat_search.unimat.batches import Batch, Batches
-from unimat_search.unimat.checkpoint import MODEL, build, load, part, restore, save, save_model
+from unimat_search.unimat.checkpoint import (
+    MODEL,
+    begin_with,
+    build,
+    denoiser_class,
+    load,
+    part,
+    restore,
+    save,
+    save_model,
+)
 from unimat_search.unimat.model import CrystalModel, has_bf16, usable_device
 from unimat_search.unimat.optimizers import make_optimizers, optimizer_tensors, rate, restore_optimizers
 from unimat_search.unimat.structures import StructureSet
 from unimat_search.unimat.tables import at_least_one, from_table, to_table
-from unimat_search.unimat.training_data import DataConfig, training_sets
+from unimat_search.unimat.training_data import DataConfig, find_placements, training_sets, with_symmetry
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.csv"
 
@@ -109,15 +119,23 @@ class Trainer:
         config: Of the run.
         train: What to train on.
         device: Where.
+        init: A trained model whose weights are begun with.
+
+    Raises:
+        ValueError: If the model to begin with is none, or is of another kind or size.
     """
 
-    def __init__(self, config: TrainConfig, train: StructureSet, *, device: str = "cpu") -> None:
+    def __init__(
+        self, config: TrainConfig, train: StructureSet, *, device: str = "cpu", init: Path | None = None
+    ) -> None:
         self.config, self.device = config, usable_device(device)
         training = config.training
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.model = build(config.denoiser, config.model)
         self.model.fit(train)
+        if init:
+            begin_with(self.model, init)
         self.model.to(self.device)
         self.ema = deepcopy(self.model).eval()
         self.optimizers = make_optimizers(
@@ -308,6 +326,7 @@ def train_run(
     out: Path,
     *,
     data_dir: Path | None = None,
+    init: Path | None = None,
     max_minutes: float = math.inf,
     device: str = "cpu",
     score: Score | None = None,
@@ -320,6 +339,7 @@ def train_run(
         config: Of the run.
         out: Folder of the run.
         data_dir: Where public sets lie.
+        init: A model file, or a run's folder, whose weights a new run begins with.
         max_minutes: See `run`.
         device: Where.
         score: See `run`.
@@ -337,10 +357,16 @@ def train_run(
     with processes(device) as mine, ExitStack() as stack:
         train, validation = training_sets(config.data, data_dir, seed=config.training.seed)
         aside = f"{len(validation)} set aside (whole compositions)"
+        aside = f"{len(validation)} set aside (whole compositions)"
         say(f"{len(train)} structures to train on, {aside}; sha256 {train.sha256[:16]}")
-        trainer = Trainer(config, train, device=mine)
+        symmetric = denoiser_class(config.denoiser).uses_symmetry
+        if symmetric:
+            train, validation = (with_symmetry(one, say=say) for one in (train, validation))
+        trainer = Trainer(config, train, device=mine, init=init)
         if trainer.rank == 0:
             stack.enter_context(owned(out))
+        if symmetric:
+            keep_prior(train, out, seed=config.training.seed, say=say)
         if (out / CHECKPOINT).exists():
             trainer.restore(out / CHECKPOINT)
             say(f"going on at step {trainer.step}")
@@ -348,6 +374,19 @@ def train_run(
         if trainer.rank == 0:
             export(trainer, out / MODEL, {"data_sha256": train.sha256, "structures": len(train)})
     return finished
+
+
+def keep_prior(train: StructureSet, out: Path, *, seed: int, say: Callable[[str], None]) -> None:
+    """Learn which placements the data have, once a run, and keep it beside the model."""
+    from unimat_search.unimat.prior import PRIOR, learn_prior, save_prior
+
+    if int(os.environ.get("RANK", "0")) or (out / PRIOR).exists():
+        return
+    say("learning which space groups and sites compositions have")
+    placements = find_placements(train)
+    if placements:
+        prior = learn_prior(placements, seed=seed, say=say)
+        save_prior(prior, out / PRIOR, {"data_sha256": train.sha256, "placements": len(placements)})
 
 
 def _nothing(_: str) -> None:

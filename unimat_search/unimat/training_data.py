@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from unimat_search.disk import cache_folder, whole
 from unimat_search.unimat.elements import CompositionKey
+from unimat_search.unimat.orbits import Symmetry, find_operations, find_orbits, metric_projector
 from unimat_search.unimat.public import PUBLIC
 from unimat_search.unimat.sources import MAX_SITES, find_data, read_formulas, read_source
 from unimat_search.unimat.structures import StructureSet, concatenate, split_by_composition
 from unimat_search.unimat.volume_model import fit_log_volumes, usual_log_volumes
+
+if TYPE_CHECKING:
+    from unimat_search.unimat.placements import Placement
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,94 @@ def training_sets(config: DataConfig, data_dir: Path | None, *, seed: int) -> tu
             f"{config.validation} sets {len(validation)} aside; whole compositions are, so give a smaller number, or 0"
         )
     return train, validation
+
+
+T = TypeVar("T")
+
+PART = 1000
+"""Structures that a process looks at together."""
+
+
+def with_symmetry(structures: StructureSet, *, say: Callable[[str], None] = print) -> StructureSet:
+    """The structures with their space groups, looked for once on a machine: the user's cache keeps what was found."""
+    if structures.symmetry or not len(structures):
+        return structures
+    path = cache_folder() / "symmetry" / f"{structures.sha256[:32]}.npz"
+    if not path.exists():
+        say(f"looking for the space groups of {len(structures)} structures")
+        found = find_symmetry(structures)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path, alone=False) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **vars(found))
+    with np.load(path) as arrays:
+        return replace(structures, symmetry=Symmetry(**arrays))
+
+
+def find_symmetry(structures: StructureSet) -> Symmetry:
+    """The space group of each structure, and what it leaves free (spglib, `orbits.SYMPREC`)."""
+    found = _by_parts(_find_symmetry, structures)
+    return Symmetry(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
+
+
+def _by_parts(function: Callable[[StructureSet], T], structures: StructureSet) -> list[T]:
+    """Results for parts of many structures, on all cores; of few, in this process."""
+    from joblib import cpu_count
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    parts = np.array_split(np.arange(len(structures)), max(1, len(structures) // PART))
+    if len(parts) == 1:
+        return [function(structures)]
+    with ProcessPoolExecutor(cpu_count()) as processes:
+        return list(processes.map(function, (structures.take(part) for part in parts)))
+
+
+def _find_symmetry(structures: StructureSet) -> tuple[NDArray[Any], ...]:
+    """The arrays of `Symmetry`."""
+    groups = np.zeros(len(structures), dtype=np.uint8)
+    metrics = np.tile(np.eye(6, dtype=np.float32), (len(structures), 1, 1))
+    owner = np.zeros(len(structures.numbers), dtype=np.uint8)
+    moves = np.tile(np.eye(3, dtype=np.int8), (len(structures.numbers), 1, 1))
+    for row in range(len(structures)):
+        mine = slice(structures.offsets[row], structures.offsets[row + 1])
+        owner[mine] = np.arange(mine.stop - mine.start)
+        operations = find_operations(
+            structures.cells[row].astype(float), structures.frac_coords[mine].astype(float), structures.numbers[mine]
+        )
+        if operations is not None:
+            orbits = find_orbits(operations)
+            groups[row] = operations.number
+            metrics[row] = metric_projector(operations.rotations)
+            owner[mine], moves[mine] = orbits.owner, orbits.moves
+    return groups, metrics, owner, moves
+
+
+MOST_PLACED = 40
+"""Atoms of a cell up to which its placement is learnt."""
+
+
+def find_placements(structures: StructureSet) -> list[Placement]:
+    """The placement of each structure that has one, in settings that stand for all equal ones."""
+    from unimat_search.unimat.placements import Settings
+
+    found = _by_parts(_find_placements, structures.take(np.flatnonzero(structures.num_sites <= MOST_PLACED)))
+    settings = Settings()
+    return [settings.standard(one) for part in found for one in part]
+
+
+def _find_placements(structures: StructureSet) -> list[Placement]:
+    from unimat_search.unimat.placements import find_placement
+
+    found = []
+    for row in range(len(structures)):
+        mine = slice(structures.offsets[row], structures.offsets[row + 1])
+        found.append(
+            find_placement(
+                structures.cells[row].astype(float),
+                structures.frac_coords[mine].astype(float),
+                structures.numbers[mine],
+            )
+        )
+    return [one for one in found if one is not None]
 
 
 def _formulas(source: str, data_dir: Path | None) -> frozenset[CompositionKey]:

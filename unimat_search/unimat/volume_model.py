@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unimat_search.unimat.cell import cell_to_vector, vector_to_cell
+from unimat_search.unimat.cell import cell_to_vector, metric_to_vector, vector_to_cell
 from unimat_search.unimat.elements import MAX_ATOMIC_NUMBER
 from unimat_search.unimat.model import CrystalModel
+from unimat_search.unimat.orbits import Freedom
 from unimat_search.unimat.structures import StructureSet
 
 
@@ -33,6 +34,13 @@ class VolumeModel(CrystalModel):
         vectors[:, 0] -= (usual + torch.from_numpy(structures.num_sites).log()) / 3
         self.fit_cells(vectors)
 
+    def inherit_scales(self, other: CrystalModel) -> None:
+        """The volumes too, of the elements that the other has seen."""
+        super().inherit_scales(other)
+        assert isinstance(other, VolumeModel)
+        seen = other.seen_elements
+        self.element_log_volumes[seen] = other.element_log_volumes[seen]
+
     def positions(self, sites: int) -> int:
         """Its sites."""
         return sites
@@ -44,7 +52,16 @@ class VolumeModel(CrystalModel):
 
     def encode_cells(self, cells: Tensor, numbers: Tensor) -> Tensor:
         """Standardised vectors of cells. (b, 3, 3) -> (b, 6)."""
-        vectors = cell_to_vector(cells)
+        return self._standardise(cell_to_vector(cells), numbers)
+
+    def symmetric_cells(self, vectors: Tensor, numbers: Tensor, freedom: Freedom) -> Tensor:
+        """Standardised vectors of the nearest cells that symmetry allows. (b, 6) -> (b, 6)."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            cells = self.decode_cells(vectors, numbers)
+            metrics = freedom.symmetric(cells @ cells.transpose(-1, -2))
+            return self._standardise(metric_to_vector(metrics), numbers)
+
+    def _standardise(self, vectors: Tensor, numbers: Tensor) -> Tensor:
         vectors[:, 0] -= self.usual_size(numbers)
         standardised: Tensor = (vectors - self.cell_mean) / self.cell_std
         return standardised

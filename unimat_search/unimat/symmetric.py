@@ -1,0 +1,90 @@
+"""Samples held to a space group and to sites, which a prior draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimat_search.unimat.drawing import distinct_placements, order_of_trying
+from unimat_search.unimat.model import SampleSettings, Streams
+from unimat_search.unimat.occupying import Counts
+from unimat_search.unimat.placements import Placement, constraint_of
+from unimat_search.unimat.prior import PlacementPrior
+from unimat_search.unimat.sample import Crystal
+from unimat_search.unimat.slot_model import SlotModel
+
+AT_ONCE = 128
+"""Crystals that are sampled together."""
+
+
+@dataclass(frozen=True)
+class SymmetricSampler:
+    """A model held to placements.
+
+    Attributes:
+        model: In evaluation mode.
+        prior: Of the placements.
+        settings: How to sample.
+        properties: Asked for. (2,)
+        group: The one space group to draw from; None for all.
+    """
+
+    model: SlotModel
+    prior: PlacementPrior
+    settings: SampleSettings
+    properties: Tensor
+    group: int | None = None
+
+    def placements(self, counts: Counts, n: int, *, seed: int) -> list[Placement]:
+        """The first n placements to try, with repetitions; they do not depend on n.
+
+        Args:
+            counts: Atomic number and amount of each element in the cell, by rising number.
+            n: How many.
+            seed: Of the draws.
+
+        Returns:
+            None where no group of the prior has room for the composition.
+        """
+        rng = np.random.default_rng([seed, *(x for pair in counts for x in pair)])
+        return list(islice(order_of_trying(distinct_placements(self.prior, counts, rng, group=self.group)), n))
+
+    def sample(self, placements: Sequence[Placement], streams: Streams) -> list[Crystal]:
+        """A crystal on each placement; all of one composition."""
+        crystals: list[Crystal] = []
+        for start in range(0, len(placements), AT_ONCE):
+            part = range(start, min(start + AT_ONCE, len(placements)))
+            crystals += self._sample([placements[row] for row in part], streams.take(part))
+        return crystals
+
+    def _sample(self, placements: Sequence[Placement], streams: Streams) -> list[Crystal]:
+        device = self.properties.device
+        numbers, constraint = constraint_of(placements)
+        properties = self.properties.expand(len(placements), -1)
+        with torch.no_grad(), self.settings.autocast(device):
+            frac_coords, cells = self.model.sample_held(
+                numbers.to(device), properties, constraint.to(device), streams, self.settings
+            )
+        return list(zip(numbers, frac_coords.cpu(), cells.cpu(), strict=True))
+
+
+def space_group_number(group: int | str) -> int:
+    """The number of a space group from its number or its symbol.
+
+    Raises:
+        ValueError: If there is no such space group.
+    """
+    from pymatgen.symmetry.groups import SpaceGroup
+
+    if isinstance(group, int) and not isinstance(group, bool) and 1 <= group <= 230:
+        return group
+    if isinstance(group, str):
+        with suppress(ValueError):
+            return int(SpaceGroup(group).int_number)
+    raise ValueError(f"there is no space group {group!r}; give a number from 1 to 230, or a symbol as Fm-3m")
