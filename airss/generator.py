@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.core import Composition, Structure
+from pymatgen.core import Composition, Lattice, Structure
 
 from unimat_search.airss.candidates import Wish, build_structures, load_builder
 from unimat_search.airss.knowledge import (
@@ -98,6 +98,16 @@ class RandomSearch:
         expected = self._expect(composition)
         return build_structures(symbols, counts, [self._wish(rng, expected) for rng in streams], self.settings)
 
+    def generate_in_cell(
+        self, composition: Composition, n: int, lattice: Lattice, *, seed: int
+    ) -> Iterator[Structure | FailedAttempt]:
+        """See `unimat_search.protocol.CellGenerator`: atoms anywhere (P1), pushed apart."""
+        matrix = np.array(lattice.matrix)
+        for start in range(0, n, BATCH):
+            indices = range(start, min(start + BATCH, n))
+            streams = [candidate_stream(seed, composition, index) for index in indices]
+            yield from self.in_cells(composition, [matrix] * len(streams), streams)
+
     def in_cells(
         self, composition: Composition, lattices: Sequence[FloatArray], streams: Sequence[np.random.Generator]
     ) -> list[Structure | FailedAttempt]:
@@ -119,7 +129,7 @@ class RandomSearch:
                 replace(wish, volumes=(volume, volume), separations=scale * wish.separations, lattice=lattice)
             )
         counts = [int(composition[symbol]) for symbol in symbols]
-        return build_structures(symbols, counts, wishes, replace(self.settings, operations=(1, 1)))
+        return build_structures(symbols, counts, wishes, replace(self.settings, operations=(1, 1), compact=False))
 
     def _wish(self, rng: np.random.Generator, expected: Expectation) -> Wish:
         volume = rng.uniform(*self.volume) * expected.volume

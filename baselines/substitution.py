@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Composition, Element, Lattice, Structure
 
 from unimat_search.airss.knowledge import expect_from_table
-from unimat_search.cells import supercell
+from unimat_search.cells import strained_into, supercell
 from unimat_search.fingerprint import difference, fingerprint
 from unimat_search.records import FailedAttempt, UserError
 from unimat_search.seeds import candidate_stream
@@ -99,6 +99,13 @@ class TemplateSubstitution:
                 continue
             rng = candidate_stream(seed, composition, index)
             yield shaken(fresh, rng, RATTLE) if fresh else shaken(found[index % len(found)], rng, SHAKE)
+
+    def generate_in_cell(
+        self, composition: Composition, n: int, lattice: Lattice, *, seed: int
+    ) -> Iterator[Structure | FailedAttempt]:
+        """See `unimat_search.protocol.CellGenerator`: templates strained into the cell."""
+        for one in self.generate(composition, n, seed=seed):
+            yield strained_into(one, lattice) if isinstance(one, Structure) else one
 
     def _substituted(self, composition: Composition) -> Iterator[Structure]:
         """Templates with the asked elements, the likeliest first; of one prototype the first."""

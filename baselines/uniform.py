@@ -36,6 +36,12 @@ class UniformRandom:
             volume = usual * rng.uniform(self.low, self.high)
             yield Structure(_random_cell(rng).scale(volume), species, rng.random((len(species), 3)))
 
+    def generate_in_cell(self, composition: Composition, n: int, lattice: Lattice, *, seed: int) -> Iterator[Structure]:
+        """See `unimat_search.protocol.CellGenerator`."""
+        species = [el for el in sorted(composition.elements) for _ in range(int(composition[el]))]
+        for index in range(n):
+            yield Structure(lattice, species, candidate_stream(seed, composition, index).random((len(species), 3)))
+
 
 def _random_cell(rng: np.random.Generator) -> Lattice:
     while True:

@@ -29,6 +29,19 @@ def in_cell(structure: Structure, num_sites: int) -> Structure | None:
     return supercell(structure, num_sites // len(structure))
 
 
+def strained_into(structure: Structure, lattice: Lattice) -> Structure:
+    """A crystal strained into another cell: the edges of its Niggli-reduced cell become those of the other's.
+
+    Args:
+        structure: Any cell of the crystal.
+        lattice: The cell that it gets.
+    """
+    reduced = structure.get_reduced_structure("niggli")
+    target = lattice.get_niggli_reduced_lattice()
+    coords = reduced.frac_coords @ target.matrix @ np.linalg.inv(lattice.matrix)
+    return Structure(lattice, reduced.species, coords, to_unit_cell=True)
+
+
 def supercell(structure: Structure, size: int) -> Structure:
     """The supercell of `size` cells whose edges are the shortest: the sum of their squares after LLL reduction."""
     if size == 1:

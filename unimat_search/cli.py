@@ -31,6 +31,7 @@ from unimat_search.shell import (
     WORKERS,
     BadInput,
     add_verbosity,
+    cell_numbers,
     clear_errors,
     connected,
     log_to_stderr,
@@ -72,6 +73,7 @@ def main() -> None:
 @click.option("-n", "n", type=int, help="Candidates of each generator for each composition. [default: 20]")
 @click.option("--formula-units", help="Formula units in the cell: 2, 1-4 or 1,2,4. [default: all that fit]")
 @click.option("--max-atoms", type=int, help="Atoms in a cell at most. [default: 20]")
+@click.option("--cell", metavar="A,B,C,ALPHA,BETA,GAMMA", help="Draw in this cell: angstrom, degrees. [default: any]")
 @click.option("--seed", type=int, help="Seed of every generator. [default: 0]")
 @click.option(
     "--relaxer",
@@ -311,6 +313,8 @@ def _settings(options: dict[str, Any], stored: CompareSettings | None) -> Compar
         )
         if options[name] not in (None, ())
     }
+    if options["cell"] is not None:
+        given["cell"] = cell_numbers(options["cell"])
     if options["reference"] is not None:
         given["reference"] = str(options["reference"].resolve())
     if options["hull"] is not None:

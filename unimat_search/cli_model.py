@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from unimat_search.shell import DATA_DIR, FILE, FOLDER, BadInput, clear_errors
+from unimat_search.shell import DATA_DIR, FILE, FOLDER, BadInput, cell_numbers, clear_errors
 
 if TYPE_CHECKING:
+    from pymatgen.core import Composition, Structure
+
+    from unimat_search.records import FailedAttempt
+    from unimat_search.unimat.sample import UniMatGenerator
     from unimat_search.unimat.structures import StructureSet
     from unimat_search.unimat.train import Score
 
@@ -101,11 +105,21 @@ def train(
 @click.option("--formula", help="Composition of the cell, as Na4Cl4. [default: compositions of the training data]")
 @click.option("-n", "n", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--space-group", help="Hold samples to this space group: a number or a symbol. [default: none]")
+@click.option("--cell", metavar="A,B,C,ALPHA,BETA,GAMMA", help="Draw in this cell: angstrom, degrees. [default: any]")
 @click.option("--steps", type=click.IntRange(min=1), help="Denoising steps. [default: the model's own]")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--out", type=FILE, required=True, help="File to write (extxyz).")
 def sample(
-    model: str | None, formula: str | None, n: int, seed: int, steps: int | None, device: str, out: Path
+    model: str | None,
+    formula: str | None,
+    n: int,
+    seed: int,
+    space_group: str | None,
+    cell: str | None,
+    steps: int | None,
+    device: str,
+    out: Path,
 ) -> None:
     """Sample structures from a model, unrelaxed."""
     with clear_errors():
@@ -120,11 +134,16 @@ def sample(
 
         if out.suffix != ".extxyz":
             raise BadInput(f"{out} must end in .extxyz")
-        generator = UniMatGenerator(model=model, steps=steps, device=device)
+        if not formula and (cell or space_group):
+            raise BadInput("--cell and --space-group need a composition; give --formula too")
+        group = int(space_group) if space_group and space_group.isdecimal() else space_group
+        generator = UniMatGenerator(model=model, steps=steps, device=device, space_group=group)
         began = time.perf_counter()
         if formula:
             asked = parse_formula(formula)
-            made = list(generator.generate(asked.cell(asked.fixed_units or 1), n, seed=seed))
+            composition = asked.cell(asked.fixed_units or 1)
+            given = _in_cell(generator, composition, n, cell, seed) if cell else None
+            made = list(given or generator.generate(composition, n, seed=seed))
         else:
             made = generator.generate_freely(n, seed=seed)
         seconds = time.perf_counter() - began
@@ -136,6 +155,19 @@ def sample(
         for reason, count in Counter(one.reason for one in failed).items():
             click.echo(f"{count} x not a crystal: {reason}", err=True)
         click.echo(f"{len(structures)} structures in {out}; {len(made) / seconds:.1f} samples a second")
+
+
+def _in_cell(
+    generator: UniMatGenerator, composition: Composition, n: int, cell: str, seed: int
+) -> Iterator[Structure | FailedAttempt]:
+    from pymatgen.core import Lattice
+
+    from unimat_search.plan import check_cell, check_room
+
+    numbers = cell_numbers(cell)
+    check_cell(numbers)
+    check_room(numbers, round(composition.num_atoms))
+    return generator.generate_in_cell(composition, n, Lattice.from_parameters(*numbers), seed=seed)
 
 
 def quick_match_rate(count: int) -> Score:

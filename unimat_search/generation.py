@@ -10,17 +10,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
-from pymatgen.core import Composition, Element, Structure
+from pymatgen.core import Composition, Element, Lattice, Structure
 
 from unimat_search.cells import is_finite
 from unimat_search.eval.parallel import quiet
 from unimat_search.eval.patience import Patience, SilentTooLongError
 from unimat_search.eval.sanity import structure_problem
-from unimat_search.protocol import FiniteGenerator, LearningGenerator, StructureGenerator
+from unimat_search.protocol import CellGenerator, FiniteGenerator, LearningGenerator, StructureGenerator
 from unimat_search.records import FailedAttempt, Outcome, Record, Task, one_line, storable
 from unimat_search.registry import PluginError, Spec, UnknownPluginError, load
 from unimat_search.seeds import round_seed
@@ -168,12 +168,45 @@ def _place(error: BaseException) -> str:
 
 def _attempts(order: Order, generator: StructureGenerator) -> Iterator[object]:
     composition = order.task.composition
+    if order.task.cell:
+        yield from in_given_cell(generator, composition, order.n, order.task.cell, seed=order.task.seed)
+        return
     if order.task.searched and isinstance(generator, FiniteGenerator):
         yield from islice(generator.generate_own(composition, order.n, order.task.searched), order.n)
         return
     if isinstance(generator, LearningGenerator):
         generator.observe(order.seen)
     yield from islice(generator.generate(composition, order.n, seed=round_seed(order.task.seed, order.start)), order.n)
+
+
+CELL_TOLERANCE = 1e-3
+"""Lengths (angstrom) and angles (degrees) that differ by less are those that were given."""
+
+
+def in_given_cell(
+    generator: StructureGenerator, composition: Composition, n: int, cell: Sequence[float], *, seed: int
+) -> Iterator[object]:
+    """Attempts of a generator in a cell of given lengths and angles; failed ones where it changed or can't be given.
+
+    Args:
+        generator: Whom to ask.
+        composition: Of the cell.
+        n: How many.
+        cell: Lengths (angstrom) and angles (degrees).
+        seed: For the generator.
+    """
+    if not isinstance(generator, CellGenerator):
+        yield from repeat(FailedAttempt("this generator can't draw in a given cell"), n)
+        return
+    lattice = Lattice.from_parameters(*cell)
+    for attempt in islice(generator.generate_in_cell(composition, n, lattice, seed=seed), n):
+        if (
+            isinstance(attempt, Structure)
+            and np.abs(np.subtract(attempt.lattice.parameters, cell)).max() > CELL_TOLERANCE
+        ):
+            yield FailedAttempt("the generator changed the cell that was given")
+        else:
+            yield attempt
 
 
 def accept(task: Task, index: int, attempt: object) -> Record:

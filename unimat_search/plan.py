@@ -12,6 +12,7 @@ import tomli_w
 
 from unimat_search.eval.hull_sources import NO_HULL
 from unimat_search.eval.parallel import DEFAULT_CHUNK
+from unimat_search.eval.sanity import FINAL
 from unimat_search.formula import Formula, parse_formula, parse_units, share_out
 from unimat_search.records import MatchSettings, RelaxSettings, Task, one_line
 from unimat_search.registry import Spec, parse_all
@@ -44,6 +45,7 @@ class CompareSettings:
         matcher: When a known structure counts as found.
         hull: What hull distances count from, see `unimat_search.eval.hull_sources.load_hull`.
         generator_time_limit: Seconds that a generator may be silent, until its first structure or between two.
+        cell: Lengths (angstrom) and angles (degrees) of the cell in which all generators draw; empty for any cell.
 
     Raises:
         ValueError: If a value is out of range or named twice.
@@ -62,6 +64,7 @@ class CompareSettings:
     matcher: MatchSettings = field(default_factory=MatchSettings)
     hull: str = ""
     generator_time_limit: float = 3600.0
+    cell: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.formulas:
@@ -83,6 +86,8 @@ class CompareSettings:
         if self.relax.pressure and self.hull not in ("", NO_HULL):
             raise ValueError(f"hull {self.hull} is of no pressure, the run of {self.relax.pressure} GPa; leave it out")
         parse_all(self.generators)
+        if self.cell:
+            check_cell(self.cell)
 
     @property
     def hull_source(self) -> str:
@@ -117,8 +122,8 @@ class CompareSettings:
         """
         data = {k: v for k, v in tomllib.loads(text).items() if k in {f.name for f in fields(cls)}}
         try:
-            for name in ("formulas", "generators"):
-                data[name] = tuple(data[name])
+            for name in ("formulas", "generators", "cell"):
+                data[name] = tuple(data.get(name, ()))
             data |= {"relax": RelaxSettings(**data["relax"]), "matcher": MatchSettings(**data["matcher"])}
             return cls(**data)
         except (KeyError, TypeError, AttributeError) as error:
@@ -133,11 +138,13 @@ class Search:
         formula: The composition.
         units: The numbers of formula units that may be tried.
         n: Candidates of each generator.
+        cell: See `CompareSettings.cell`.
     """
 
     formula: Formula
     units: Sequence[int]
     n: int
+    cell: tuple[float, ...] = ()
 
     @property
     def shares(self) -> list[tuple[int, int]]:
@@ -160,7 +167,7 @@ class Search:
         reduced, cells = self.formula.reduced_formula, dict(zip(self.units, self.cells, strict=True))
         searched = tuple(self.units) if own else ()
         return [
-            Task(spec.label, reduced, units, cells[units], n, seed, spec.text, searched)
+            Task(spec.label, reduced, units, cells[units], n, seed, spec.text, searched, self.cell)
             for units, n in own or self.shares
         ]
 
@@ -175,7 +182,7 @@ class Plan:
     def __init__(self, settings: CompareSettings) -> None:
         self._formulas = settings.formulas
         self._units = parse_units(settings.formula_units) if settings.formula_units else None
-        self._n, self._max_atoms = settings.n, settings.max_atoms
+        self._n, self._max_atoms, self._cell = settings.n, settings.max_atoms, settings.cell
 
     def __len__(self) -> int:
         return len(self._formulas)
@@ -184,7 +191,44 @@ class Plan:
         for text in self._formulas:
             formula = parse_formula(text)
             units = formula.formula_units(self._units, self._max_atoms)
-            yield Search(formula, units, self._n)
+            if self._cell:
+                _check_room(formula, units, self._cell)
+            yield Search(formula, units, self._n, self._cell)
+
+
+def check_cell(cell: Sequence[float]) -> None:
+    """Raises ValueError unless the lengths and angles are those of a cell."""
+    numbers = ",".join(f"{x:g}" for x in cell)
+    if len(cell) != 6 or not all(math.isfinite(x) and x > 0 for x in cell):
+        raise ValueError(f"a cell is three lengths (angstrom) and three angles (degrees), all positive, got {numbers}")
+    alpha, beta, gamma = cell[3:]
+    if not (max(cell[3:]) < 180 and alpha + beta + gamma < 360 and 2 * max(cell[3:]) < alpha + beta + gamma):
+        raise ValueError(f"no cell has the angles {alpha:g}, {beta:g} and {gamma:g} degrees")
+
+
+def cell_volume(cell: Sequence[float]) -> float:
+    """Of lengths and angles, cubic angstrom."""
+    x, y, z = (math.cos(math.radians(angle)) for angle in cell[3:])
+    return math.prod(cell[:3]) * math.sqrt(max(0.0, 1 - x * x - y * y - z * z + 2 * x * y * z))
+
+
+def _check_room(formula: Formula, units: Sequence[int], cell: Sequence[float]) -> None:
+    """Raises ValueError unless one number of formula units is searched, and the cell has room for its atoms."""
+    if len(units) != 1:
+        raise ValueError(f"a given cell holds one number of formula units of {formula.text}; give --formula-units too")
+    check_room(cell, units[0] * formula.atoms_per_unit)
+
+
+def check_room(cell: Sequence[float], atoms: int) -> None:
+    """Raises ValueError unless the cell has a volume that so many atoms may have."""
+    low, high = FINAL.volume_per_atom
+    volume = cell_volume(cell) / atoms
+    if not low <= volume <= high:
+        numbers = ",".join(f"{x:g}" for x in cell)
+        raise ValueError(
+            f"the cell {numbers} has {volume:.3g} cubic angstrom for each of {atoms} atoms; "
+            f"crystals have {low:g} to {high:g}"
+        )
 
 
 def plan(settings: CompareSettings) -> Plan:

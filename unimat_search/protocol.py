@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from pymatgen.core import Composition, Structure
+    from pymatgen.core import Composition, Lattice, Structure
 
     from unimat_search.records import FailedAttempt, Record, Relaxation, RelaxSettings
 
@@ -77,6 +77,24 @@ class FiniteGenerator(StructureGenerator, Protocol):
             composition: Of the whole cell.
             n: How many, as `shares` said.
             formula_units: As in `shares`.
+        """
+        ...
+
+
+@runtime_checkable
+class CellGenerator(StructureGenerator, Protocol):
+    """A generator that can also draw the atoms in a cell that is given (`--cell`)."""
+
+    def generate_in_cell(
+        self, composition: Composition, n: int, lattice: Lattice, *, seed: int
+    ) -> Iterator[Structure | FailedAttempt]:
+        """Yield `n` candidates with exactly this composition in exactly this cell.
+
+        Args:
+            composition: Of the whole cell.
+            n: How many.
+            lattice: The cell; candidates have its lengths and angles.
+            seed: As in `generate`.
         """
         ...
 

@@ -183,6 +183,7 @@ class Task:
         spec: The generator as the user wrote it, options included.
         searched: Of a `FiniteGenerator` that is asked for each of its structures in its own cell: all numbers of
             formula units that are searched. Else empty.
+        cell: Lengths (angstrom) and angles (degrees) of a cell that is given; empty for any cell.
     """
 
     generator: str
@@ -193,6 +194,7 @@ class Task:
     seed: int
     spec: str
     searched: tuple[int, ...] = ()
+    cell: tuple[float, ...] = ()
 
     @property
     def composition(self) -> Composition:

@@ -296,3 +296,18 @@ def connected(backend: str, scheduler: str | None, workers: int | None) -> Itera
         raise BadInput("--workers is of --backend processes; a Dask cluster has the workers that were started for it")
     with DaskCluster(scheduler) as cluster:
         yield cluster
+
+
+def cell_numbers(text: str) -> tuple[float, ...]:
+    """Lengths and angles of a cell, from the text of an option.
+
+    Raises:
+        BadInput: If they are not six numbers.
+    """
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 6:
+        raise BadInput(f"{text!r} is not A,B,C,ALPHA,BETA,GAMMA, as in 5.5,5.5,7.8,90,90,90")
+    return numbers

@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unimat_search.airss.symmetry import TOLERANCE, Site, sites, space_group, wrapped
-from unimat_search.unimat.orbits import SYMPREC, Constraint, Orbits, constrain, fixed_lattice, metric_projector
+from unimat_search.unimat.orbits import SYMPREC, UPPER, Constraint, Orbits, constrain, fixed_lattice, metric_projector
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 GRID = 12
 """Origins that are tried as equivalent are multiples of 1/12 of the primitive cell's edges."""
+
+CELL_TOLERANCE = 1e-3
+"""Relative difference of metric tensors up to which a group allows a given cell."""
 
 Basis = tuple[int, ...]
 """Row vectors of a cell in those of another, nine whole numbers."""
@@ -61,6 +64,11 @@ class Setting:
     def metrics(self) -> FloatArray:
         """See `orbits.metric_projector`. (6, 6)."""
         return metric_projector(self.rotations)
+
+    def allows(self, cell: FloatArray) -> bool:
+        """Whether the group leaves a cell of these row vectors (3, 3) as it is."""
+        metric = (cell @ cell.T)[UPPER]
+        return bool(np.abs(self.metrics @ metric - metric).max() < CELL_TOLERANCE * np.abs(metric).max())
 
 
 @dataclass(frozen=True)

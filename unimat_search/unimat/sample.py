@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unimat_search.records import FailedAttempt
@@ -24,8 +25,9 @@ from unimat_search.unimat.slots import shortest_distances
 from unimat_search.unimat.sources import niggli
 
 if TYPE_CHECKING:
-    from pymatgen.core import Composition, Structure
+    from pymatgen.core import Composition, Lattice, Structure
 
+    from unimat_search.unimat.placements import Placement
     from unimat_search.unimat.symmetric import SymmetricSampler
 
 WEIGHTS = "slots-zero-shot.safetensors"
@@ -131,34 +133,68 @@ class UniMatGenerator:
         if unseen := self.unseen(composition):
             yield from (FailedAttempt(f"the model has never seen {', '.join(unseen)}") for _ in range(n))
             return
-        streams = Streams([candidate_stream(seed, composition, index) for index in range(n)])
-        if self.symmetric:
-            yield from self._symmetric(self.symmetric, composition, streams, seed)
-        else:
-            yield from self.from_streams(composition, streams)
+        yield from self._generate(composition, n, seed)
 
-    def _symmetric(
-        self, sampler: SymmetricSampler, composition: Composition, streams: Streams, seed: int
+    def generate_in_cell(
+        self, composition: Composition, n: int, lattice: Lattice, *, seed: int
+    ) -> Iterator[Structure | FailedAttempt]:
+        """See `unimat_search.protocol.CellGenerator`: the cell's noise is led to that very cell."""
+        from pymatgen.core import Structure
+
+        unseen = self.unseen(composition)
+        if unseen or not self.can_renew:
+            reason = f"the model has never seen {', '.join(unseen)}" if unseen else "this model can't be given a cell"
+            yield from (FailedAttempt(reason) for _ in range(n))
+            return
+        reduced = niggli(np.array(lattice.matrix))
+        turn = reduced @ np.linalg.inv(lattice.matrix)
+        for one in self._generate(composition, n, seed, reduced):
+            if isinstance(one, FailedAttempt):
+                yield one
+            else:
+                yield Structure(lattice, one.species, one.frac_coords @ turn, to_unit_cell=True)
+
+    def _generate(
+        self, composition: Composition, n: int, seed: int, cell: NDArray[np.float64] | None = None
     ) -> list[Structure | FailedAttempt]:
-        """A sample of each stream on the placement that is its turn, every eighth on none."""
+        """A sample of each candidate's stream, in a given Niggli-reduced cell or any."""
+        streams = Streams([candidate_stream(seed, composition, index) for index in range(n)])
         numbers = composition_numbers(composition)
-        n = len(streams.generators)
-        placements = sampler.placements(tuple(sorted(Counter(numbers).items())), n, seed=seed)
-        if not placements:
-            group = f"space group {sampler.group} has" if sampler.group else "the model knows no space group that has"
-            return [FailedAttempt(f"{group} no sites for {composition.formula}")] * n
-        plain = [sampler.group is None and row % PLAIN == PLAIN - 1 for row in range(n)]
+        placements: Sequence[Placement | None] = [None] * n
+        if self.symmetric:
+            found = self.symmetric.placements(tuple(sorted(Counter(numbers).items())), n, seed=seed, cell=cell)
+            if not found:
+                return [FailedAttempt(self._no_placement(composition, cell))] * n
+            plain = PLAIN if self.symmetric.group is None else n + 1
+            placements = [one if (row + 1) % plain else None for row, one in enumerate(found)]
 
         def draw(rows: Sequence[int]) -> list[Crystal]:
-            free = [row for row in rows if plain[row]]
-            held = [row for row in rows if not plain[row]]
-            made = dict(
-                zip(free, self.sample_once([torch.tensor(numbers)] * len(free), streams.take(free)), strict=True)
-            )
-            made |= zip(held, sampler.sample([placements[row] for row in held], streams.take(held)), strict=True)
+            made: dict[int, Crystal] = {}
+            free = [row for row in rows if placements[row] is None]
+            made |= zip(free, self._free(torch.tensor(numbers), streams.take(free), cell), strict=True)
+            held = [(row, one) for row in rows if (one := placements[row])]
+            if self.symmetric and held:
+                chosen = [row for row, _ in held]
+                crystals = self.symmetric.sample([one for _, one in held], streams.take(chosen), cell)
+                made |= zip(chosen, crystals, strict=True)
             return [made[row] for row in rows]
 
         return [as_structure(one) for one in self._until_sound(draw, n)]
+
+    def _free(self, numbers: Tensor, streams: Streams, cell: NDArray[np.float64] | None) -> list[Crystal]:
+        """Crystals of one composition that no symmetry holds."""
+        given = None if cell is None else torch.from_numpy(cell).float()
+        properties = self.properties.to(self.device)
+        return sample(self.model, [numbers] * len(streams.generators), streams, self.settings, properties, given=given)
+
+    def _no_placement(self, composition: Composition, cell: NDArray[np.float64] | None) -> str:
+        """Why there is none."""
+        assert self.symmetric
+        group = f"space group {self.symmetric.group}" if self.symmetric.group else "no space group that the model knows"
+        verb = "has no" if self.symmetric.group else "has"
+        if cell is not None:
+            return f"{group} {verb} sites for {composition.formula} in the cell that is given"
+        return f"{group} {verb} sites for {composition.formula}"
 
     def from_streams(self, composition: Composition, streams: Streams) -> list[Structure | FailedAttempt]:
         """A structure of each stream of random numbers, of elements that the model has seen."""
@@ -236,15 +272,14 @@ class UniMatGenerator:
 
     def sample(self, compositions: Sequence[Tensor], streams: Streams) -> list[Crystal]:
         """A crystal of each composition (atomic numbers), in their order."""
+        properties = self.properties.to(self.device)
 
         def draw(rows: Sequence[int]) -> list[Crystal]:
-            return self.sample_once([compositions[row] for row in rows], streams.take(rows))
+            return sample(
+                self.model, [compositions[row] for row in rows], streams.take(rows), self.settings, properties
+            )
 
         return self._until_sound(draw, len(compositions))
-
-    def sample_once(self, compositions: Sequence[Tensor], streams: Streams) -> list[Crystal]:
-        """The same, whatever comes of it."""
-        return sample(self.model, compositions, streams, self.settings, self.properties.to(self.device))
 
     def _until_sound(self, draw: Callable[[Sequence[int]], list[Crystal]], n: int) -> list[Crystal]:
         """Draw n crystals, and those again that are none."""
@@ -275,6 +310,7 @@ def sample(
     properties: Tensor,
     *,
     at_once: int = POSITIONS_AT_ONCE,
+    given: Tensor | None = None,
 ) -> list[Crystal]:
     """Crystals of many compositions, those of one size together.
 
@@ -285,6 +321,7 @@ def sample(
         settings: How to sample.
         properties: Asked for, of all. (2,)
         at_once: Memory's limit, positions that the denoiser computes.
+        given: The cell of all, for models that can be given one. (3, 3)
 
     Returns:
         A crystal of each composition, in their order.
@@ -299,7 +336,8 @@ def sample(
         numbers = torch.stack([compositions[index] for index in chosen]).to(properties.device)
         theirs = streams.take(chosen)
         with torch.no_grad(), settings.autocast(properties.device):
-            frac_coords, cells = model.sample(numbers, properties.expand(len(chosen), -1), theirs, settings)
+            told = {} if given is None else {"given": given.to(properties.device).expand(len(chosen), 3, 3)}
+            frac_coords, cells = model.sample(numbers, properties.expand(len(chosen), -1), theirs, settings, **told)
         for row, index in enumerate(chosen):
             sampled[index] = numbers[row].cpu(), frac_coords[row].cpu(), cells[row].cpu()
     return [one for one in sampled if one is not None]

@@ -42,7 +42,7 @@ class SlotModelConfig:
 class SlotModel(VolumeModel):
     """Flow matching from uniform coordinates and a normal cell around the composition's usual volume."""
 
-    default_steps = 50
+    default_steps = 18
     default_haste = 15.0
 
     config_class = SlotModelConfig
@@ -121,11 +121,20 @@ class SlotModel(VolumeModel):
         return coords_velocity, cells_velocity
 
     def sample(
-        self, numbers: Tensor, properties: Tensor, streams: Streams, settings: SampleSettings
+        self,
+        numbers: Tensor,
+        properties: Tensor,
+        streams: Streams,
+        settings: SampleSettings,
+        *,
+        given: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See `CrystalModel.sample`; the one sampler is "euler"."""
+        """See `CrystalModel.sample`; the one sampler is "euler".
+
+        Cells may be given, as row vectors, angstrom, Niggli-reduced as in training (b, 3, 3).
+        """
         frac_coords, cells = self._noise(numbers, streams)
-        return self._follow(frac_coords, cells, numbers, properties, settings, start=0.0)
+        return self._follow(frac_coords, cells, numbers, properties, settings, start=0.0, given=given)
 
     def sample_held(
         self,
@@ -135,7 +144,7 @@ class SlotModel(VolumeModel):
         streams: Streams,
         settings: SampleSettings,
         *,
-        tell: bool = True,
+        given: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Crystals held to a space group and to sites: noise on the sites, and no stride but what the group allows.
 
@@ -145,17 +154,16 @@ class SlotModel(VolumeModel):
             constraint: Of b crystals.
             streams: b of them.
             settings: How.
-            tell: Whether the denoiser is told of the group and the sites too.
+            given: Cells, as in `sample`.
 
         Returns:
             As `sample`.
         """
         noise, cells_noise = self._noise(numbers, streams)
-        if tell:
-            properties = with_group(properties[:, :2], constraint.freedom.groups)
+        properties = with_group(properties[:, :2], constraint.freedom.groups)
         cells = self.symmetric_cells(cells_noise, numbers, constraint.freedom)
         return self._follow(
-            constraint.place(noise), cells, numbers, properties, settings, start=0.0, constraint=constraint, tell=tell
+            constraint.place(noise), cells, numbers, properties, settings, start=0.0, constraint=constraint, given=given
         )
 
     def renew(
@@ -205,14 +213,15 @@ class SlotModel(VolumeModel):
         *,
         start: float,
         constraint: Constraint | None = None,
-        tell: bool = True,
+        given: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Coordinates and cells (b, 3, 3) at time 1."""
+        """Coordinates and cells (b, 3, 3) at time 1; a given cell is approached from the noise as training does."""
         if settings.sampler not in (None, "euler"):
             raise ValueError(f"the slot model has no sampler {settings.sampler!r}; it has euler")
         known = with_group(self.standardised(properties), properties[:, 2] if properties.shape[1] > 2 else None)
 
-        sites = site_features(constraint.freedom) if constraint and tell else None
+        sites = site_features(constraint.freedom) if constraint else None
+        to_given = None if given is None else self.encode_cells(given, numbers) - cells
 
         def velocity(frac_coords: Tensor, cells: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
             def predict(asked: Tensor) -> Tensor:
@@ -221,10 +230,11 @@ class SlotModel(VolumeModel):
 
             both = guided(predict, known, settings.guidance)
             coords_velocity = both[:, :-CELL_SIZE].view_as(frac_coords)
-            return constraint.project(coords_velocity) if constraint else coords_velocity, both[:, -CELL_SIZE:]
+            cells_velocity = both[:, -CELL_SIZE:] if to_given is None else to_given
+            return constraint.project(coords_velocity) if constraint else coords_velocity, cells_velocity
 
         def settle(cells: Tensor) -> Tensor:
-            return self.symmetric_cells(cells, numbers, constraint.freedom) if constraint else cells
+            return self.symmetric_cells(cells, numbers, constraint.freedom) if constraint and given is None else cells
 
         frac_coords, cells = flow.euler(
             velocity,
@@ -235,7 +245,7 @@ class SlotModel(VolumeModel):
             start=start,
             settle=settle,
         )
-        return frac_coords, self.decode_cells(cells, numbers)
+        return frac_coords, self.decode_cells(cells, numbers) if given is None else given
 
 
 def with_group(known: Tensor, groups: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from unimat_search.unimat.drawing import distinct_placements, order_of_trying
 from unimat_search.unimat.model import SampleSettings, Streams
 from unimat_search.unimat.occupying import Counts
-from unimat_search.unimat.placements import Placement, constraint_of
+from unimat_search.unimat.placements import FloatArray, Placement, constraint_of
 from unimat_search.unimat.prior import PlacementPrior
 from unimat_search.unimat.sample import Crystal
 from unimat_search.unimat.slot_model import SlotModel
@@ -41,35 +41,46 @@ class SymmetricSampler:
     properties: Tensor
     group: int | None = None
 
-    def placements(self, counts: Counts, n: int, *, seed: int) -> list[Placement]:
+    def placements(self, counts: Counts, n: int, *, seed: int, cell: FloatArray | None = None) -> list[Placement]:
         """The first n placements to try, with repetitions; they do not depend on n.
 
         Args:
             counts: Atomic number and amount of each element in the cell, by rising number.
             n: How many.
             seed: Of the draws.
+            cell: Row vectors, angstrom, Niggli-reduced, of a cell that the groups must allow (3, 3); None for any.
 
         Returns:
-            None where no group of the prior has room for the composition.
+            None where no group of the prior has room for the composition, or allows the cell.
         """
         rng = np.random.default_rng([seed, *(x for pair in counts for x in pair)])
-        return list(islice(order_of_trying(distinct_placements(self.prior, counts, rng, group=self.group)), n))
+        drawn = distinct_placements(self.prior, counts, rng, group=self.group)
+        if cell is not None:
+            drawn = [one for one in drawn if one.placement.setting.allows(cell)]
+        return list(islice(order_of_trying(drawn), n))
 
-    def sample(self, placements: Sequence[Placement], streams: Streams) -> list[Crystal]:
-        """A crystal on each placement; all of one composition."""
+    def sample(
+        self, placements: Sequence[Placement], streams: Streams, cell: FloatArray | None = None
+    ) -> list[Crystal]:
+        """A crystal on each placement, in a given cell or any; all of one composition."""
         crystals: list[Crystal] = []
         for start in range(0, len(placements), AT_ONCE):
             part = range(start, min(start + AT_ONCE, len(placements)))
-            crystals += self._sample([placements[row] for row in part], streams.take(part))
+            crystals += self._sample([placements[row] for row in part], streams.take(part), cell)
         return crystals
 
-    def _sample(self, placements: Sequence[Placement], streams: Streams) -> list[Crystal]:
+    def _sample(self, placements: Sequence[Placement], streams: Streams, cell: FloatArray | None) -> list[Crystal]:
         device = self.properties.device
         numbers, constraint = constraint_of(placements)
         properties = self.properties.expand(len(placements), -1)
         with torch.no_grad(), self.settings.autocast(device):
             frac_coords, cells = self.model.sample_held(
-                numbers.to(device), properties, constraint.to(device), streams, self.settings
+                numbers.to(device),
+                properties,
+                constraint.to(device),
+                streams,
+                self.settings,
+                given=None if cell is None else torch.from_numpy(cell).float().to(device).expand(len(placements), 3, 3),
             )
         return list(zip(numbers, frac_coords.cpu(), cells.cpu(), strict=True))
 
