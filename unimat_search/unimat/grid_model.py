@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from unimat_search.unimat.batches import Batch
 from unimat_search.unimat.cell import CELL_SIZE, cell_to_vector, vector_to_cell
 from unimat_search.unimat.diffusion import SAMPLERS, bounded, diffuse
 from unimat_search.unimat.elements import GROUPS, ROWS
-from unimat_search.unimat.grid import EMPTY_BELOW, NULL, Grid, Sites
+from unimat_search.unimat.grid import EMPTY_BELOW, Grid, Sites
+from unimat_search.unimat.independent import IndependentSlots
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties, guided, moved
 from unimat_search.unimat.structures import StructureSet
 from unimat_search.unimat.unet import UNet, UNetConfig
@@ -20,7 +21,10 @@ from unimat_search.unimat.unet import UNet, UNetConfig
 LIMITS = ((-1.0, -5.0), (1.0, 5.0))
 """Bounds of sampled data: of coordinates and null locations, and of standardised cells."""
 
-CONDITIONS = ("none", "elements", "counts")
+CONDITIONS = ("none", "counts")
+
+EDGE = 0.02
+"""Coordinates up to so little below 1 count as negative: what stands at 0 is not to be spread over both ends."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,10 @@ class GridModelConfig:
         depth: L, the most atoms of one element.
         rows: Rows of the periodic table, H of them.
         groups: Groups of the periodic table, W of them.
-        condition: What the denoiser is told of the composition: "none", the "elements" (H, W), or the exact "counts"
-            (L, H, W). "none" generates the composition too.
+        condition: What the denoiser is told of the composition: "none", or the exact "counts" (L, H, W). "none"
+            generates the composition too.
         drop_rate: How often training hides the properties.
-        empty_weight: Weight of empty slots in the loss (the paper's is 1: all positions count alike).
+        move: Whether training shifts and inverts crystals at random; not where their atoms stand on special positions.
     """
 
     network: UNetConfig = field(default_factory=UNetConfig)
@@ -44,7 +48,7 @@ class GridModelConfig:
     groups: tuple[int, ...] = tuple(range(1, GROUPS + 1))
     condition: str = "counts"
     drop_rate: float = 0.1
-    empty_weight: float = 1.0
+    move: bool = True
 
     def __post_init__(self) -> None:
         if self.condition not in CONDITIONS:
@@ -62,12 +66,20 @@ class GridModel(CrystalModel):
         super().__init__()
         self.config = config
         self.grid = Grid(config.depth, config.rows, config.groups)
-        self.denoiser = UNet(config.network, conditions=int(config.condition != "none"))
+        self.slots = IndependentSlots(self.grid)
+        self.denoiser = UNet(config.network, conditions=1 + int(config.condition != "none"))
 
     def fit(self, structures: StructureSet) -> None:
-        """Learn the spread of the cells."""
+        """Learn the spread of the cells, and what each slot holds by itself."""
         super().fit(structures)
         self.fit_cells(cell_to_vector(torch.from_numpy(structures.cells.astype(np.float64))))
+        sites = structures.sites()
+        if self.config.move:
+            generator = torch.Generator().manual_seed(0)
+            sites = replace(sites, frac_coords=torch.rand(sites.frac_coords.shape, generator=generator))
+        else:
+            sites = replace(sites, frac_coords=_towards_zero(sites.frac_coords))
+        self.slots.fit(self.grid.encode(sites, len(structures)))
 
     @property
     def makes_compositions(self) -> bool:
@@ -81,37 +93,44 @@ class GridModel(CrystalModel):
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared errors of the predicted noise of tensor and cell.
 
-        Data are augmented as in the paper, by shuffling like atoms, and by the translations and the inversion that its
-        rotations become in fractional coordinates.
+        Data are augmented as in the paper by shuffling like atoms, and, where `move` asks for it, by the translations and
+        the inversion that its rotations become in fractional coordinates.
         """
         device, count = batch.numbers.device, len(batch)
         order = torch.rand(batch.numbers.shape, generator=generator, device=device).argsort(1)
         numbers = batch.numbers.gather(1, order)
         coords = batch.frac_coords.gather(1, order.unsqueeze(-1).expand_as(batch.frac_coords))
-        tensor = self.grid.encode(_sites(numbers, moved(coords, generator) % 1.0), count)
+        coords = moved(coords, generator) % 1.0 if self.config.move else _towards_zero(coords)
+        tensor = self.grid.encode(_sites(numbers, coords), count)
         cells = (cell_to_vector(batch.cells) - self.cell_mean) / self.cell_std
         time = torch.rand(count, generator=generator, device=device)
         noise = torch.randn(tensor.shape, generator=generator, device=device)
         cells_noise = torch.randn(cells.shape, generator=generator, device=device)
         known = drop_properties(self.standardised(batch.properties), self.config.drop_rate, generator)
-        predicted, cells_predicted = self.denoiser(
+        predicted, cells_predicted = self.predict(
             diffuse(tensor, noise, time), diffuse(cells, cells_noise, time), time, self.given(numbers), known
         )
-        weights = torch.where(tensor[..., 0] > NULL, 1.0, self.config.empty_weight).unsqueeze(-1)
-        coords_loss = ((predicted - noise).square() * weights).sum() / (3 * weights.sum())
+        coords_loss = (predicted - noise).square().mean()
         cells_loss = (cells_predicted - cells_noise).square().mean()
         return {"loss": coords_loss + cells_loss, "coords": coords_loss, "cell": cells_loss}
+
+    def predict(
+        self, tensor: Tensor, cells: Tensor, time: Tensor, given: Tensor | None, known: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The noise of tensor and cell: that of independent slots, and what the network adds to it."""
+        alone, there = self.slots(tensor, time)
+        told = there.unsqueeze(-1)
+        further, cells_noise = self.denoiser(
+            tensor, cells, time, told if given is None else torch.cat([told, given], dim=-1), known
+        )
+        return alone + further, cells_noise
 
     def given(self, numbers: Tensor) -> Tensor | None:
         """What the denoiser is told of the composition. (b, n) -> (b, L, H, W, 1), or None."""
         if self.config.condition == "none":
             return None
-        counts = self.grid.occupancy(
-            _sites(numbers, torch.zeros(*numbers.shape, 3, device=numbers.device)), len(numbers)
-        )
-        if self.config.condition == "elements":
-            counts = counts.amax(1, keepdim=True).expand_as(counts)
-        return counts.unsqueeze(-1)
+        sites = _sites(numbers, torch.zeros(*numbers.shape, 3, device=numbers.device))
+        return self.grid.occupancy(sites, len(numbers)).unsqueeze(-1)
 
     def sample(
         self, numbers: Tensor, properties: Tensor, streams: Streams, settings: SampleSettings
@@ -157,13 +176,18 @@ class GridModel(CrystalModel):
         def denoise(x: Tensor, time: Tensor) -> Tensor:
             tensor, cells = x[:, :positions].view(-1, *self.grid.shape, 3), x[:, positions:]
             return guided(
-                lambda asked: _joined(self.denoiser(tensor, cells, time, given, asked)), known, settings.guidance
+                lambda asked: _joined(self.predict(tensor, cells, time, given, asked)), known, settings.guidance
             )
 
         low, high = (torch.tensor([bound] * positions + [cell] * CELL_SIZE, device=device) for bound, cell in LIMITS)
         x = SAMPLERS[name](bounded(denoise, low, high), draw(), steps=settings.steps or self.default_steps, draw=draw)
         cells = vector_to_cell(x[:, positions:] * self.cell_std + self.cell_mean)
         return x[:, :positions].view(-1, *self.grid.shape, 3), cells
+
+
+def _towards_zero(frac_coords: Tensor) -> Tensor:
+    """Coordinates from -`EDGE` to less than 1 - `EDGE`."""
+    return (frac_coords + EDGE) % 1.0 - EDGE
 
 
 def _sites(numbers: Tensor, frac_coords: Tensor) -> Sites:
