@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import resources
 from itertools import product
 from typing import NamedTuple
@@ -72,7 +72,7 @@ class Site:
     projector: FloatArray
     operations: IntArray
 
-    @property
+    @cached_property
     def is_point(self) -> bool:
         """Whether it leaves no freedom, so that only one orbit of atoms finds room on it."""
         return not np.abs(self.projector).max() > TOLERANCE

@@ -118,7 +118,7 @@ def test_the_file_of_options_reads(hooks: ModuleType, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("README", 16), ("compare", 5), ("models", 2), ("airss", 5), ("potentials", 3), ("reproduce", 6), ("dft", 6)],
+    [("README", 17), ("compare", 5), ("models", 4), ("airss", 5), ("potentials", 3), ("reproduce", 6), ("dft", 6)],
 )
 def test_commands_run(name: str, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other in one folder, smaller than they stand there."""

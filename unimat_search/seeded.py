@@ -88,7 +88,7 @@ class SeededSearch:
         if not self.hop:
             raise ValueError("hop must name a time")
         self.shaking = Shaking(1, shake, strain)
-        self.unimat = UniMatGenerator(**(model or {}))
+        self.unimat = UniMatGenerator(**{"symmetric": False, **(model or {})})
         if {"repair", "hop"} & set(self.arms) and not self.unimat.can_renew:
             raise ValueError("the arms repair and hop want a slots model; leave them out")
         self.random = dense(**(airss or {}))

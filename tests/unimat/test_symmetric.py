@@ -16,7 +16,7 @@ from pymatgen.core import Composition, Lattice, Structure
 from tests.unimat.crystals import TINY, random_set, tiny_model
 from unimat_search.airss.symmetry import sites, space_group
 from unimat_search.records import FailedAttempt
-from unimat_search.unimat.checkpoint import save, save_model
+from unimat_search.unimat.checkpoint import PRIOR, save, save_model
 from unimat_search.unimat.drawing import Drawn, distinct_placements, draw, order_of_trying
 from unimat_search.unimat.model import SampleSettings, Streams
 from unimat_search.unimat.occupying import has_room
@@ -30,7 +30,7 @@ from unimat_search.unimat.placements import (
     equivalences,
     find_placement,
 )
-from unimat_search.unimat.prior import PRIOR, PlacementPrior, learn_prior, load_prior, save_prior
+from unimat_search.unimat.prior import PlacementPrior, learn_prior, load_prior, save_prior
 from unimat_search.unimat.sample import UniMatGenerator
 from unimat_search.unimat.slot_model import SlotModel
 from unimat_search.unimat.symmetric import space_group_number
@@ -295,7 +295,7 @@ def test_what_can_t_be_held_is_said_in_one_line(run: Path, tmp_path: Path) -> No
     assert failed.reason == "space group 221 has no sites for Ti2 O4"
     lonely = tmp_path / "model.safetensors"
     lonely.write_bytes((run / "model.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="there is no checkpoint"):
+    with pytest.raises(ValueError, match=r"has no placements\.safetensors beside it"):
         UniMatGenerator(model=str(lonely), symmetric=True)
 
 

@@ -23,6 +23,9 @@ DENOISERS = "unimat_search.denoisers"
 MODEL = "model.safetensors"
 """In the folder of a training run: what is sampled from."""
 
+PRIOR = "placements.safetensors"
+"""Beside it: which space groups and sites compositions have."""
+
 
 def denoisers() -> dict[str, EntryPoint]:
     """All installed models by name."""

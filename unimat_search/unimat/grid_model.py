@@ -93,8 +93,8 @@ class GridModel(CrystalModel):
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared errors of the predicted noise of tensor and cell.
 
-        Data are augmented as in the paper by shuffling like atoms, and, where `move` asks for it, by the translations and
-        the inversion that its rotations become in fractional coordinates.
+        Data are augmented as in the paper by shuffling like atoms, and, where `move` asks for it, by the translations
+        and the inversion that its rotations become in fractional coordinates.
         """
         device, count = batch.numbers.device, len(batch)
         order = torch.rand(batch.numbers.shape, generator=generator, device=device).argsort(1)

@@ -23,9 +23,6 @@ from unimat_search.unimat.elements import GROUPS, MAX_ATOMIC_NUMBER, ROWS, table
 from unimat_search.unimat.occupying import Counts, open_sites
 from unimat_search.unimat.placements import Placement, Setting
 
-PRIOR = "placements.safetensors"
-"""In the folder of a training run: the prior, beside the model."""
-
 MOST_ATOMS = 64
 """Amounts of an element that the tables have room for."""
 

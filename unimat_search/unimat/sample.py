@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from unimat_search.records import FailedAttempt
 from unimat_search.seeds import candidate_stream
-from unimat_search.unimat.checkpoint import load_model
+from unimat_search.unimat.checkpoint import PRIOR, load_model
 from unimat_search.unimat.elements import SYMBOLS, composition_numbers
 from unimat_search.unimat.grid_model import GridModel
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, usable_device
@@ -62,7 +61,7 @@ class UniMatGenerator:
         haste: Of a `slots` model, see `flow.euler`. [default: the model's own]
         retries: How often a sample is drawn anew whose cell is none or whose atoms overlap.
         symmetric: Hold each sample to a space group and to sites, drawn from what the training data hold, the likeliest
-            placement first; every eighth sample is held to none. [default: whether a space group is given]
+            placement first; every eighth sample is held to none. [default: where the model has a prior beside it]
         space_group: Hold samples to this space group (number or symbol), on sites that are drawn.
         precision: float32, or bf16: faster where the device computes in it, but a sample then depends a little on those
             beside it.
@@ -109,21 +108,27 @@ class UniMatGenerator:
                 np.nan if near_hull == "any" else float(near_hull),
             ]
         )
+        path = Path(model) if model else shipped_weights()
+        prior = (path if path.is_dir() else path.parent) / PRIOR
         self.symmetric: SymmetricSampler | None = None
-        if symmetric or (symmetric is None and space_group is not None):
-            self.symmetric = self._symmetric_sampler(Path(model) if model else shipped_weights(), space_group)
+        if symmetric is None:
+            symmetric = space_group is not None or (isinstance(self.model, SlotModel) and prior.exists())
+        if symmetric:
+            self.symmetric = self._symmetric_sampler(prior, space_group)
         elif space_group is not None:
             raise ValueError("symmetric=false draws no space groups; leave space_group out")
 
-    def _symmetric_sampler(self, path: Path, space_group: int | str | None) -> SymmetricSampler:
-        """Raises ValueError if the model has no prior beside it, or there is no such space group."""
-        from unimat_search.unimat.prior import PRIOR, load_prior
+    def _symmetric_sampler(self, prior_file: Path, space_group: int | str | None) -> SymmetricSampler:
+        """Raises ValueError if the model has no prior, or there is no such space group."""
+        from unimat_search.unimat.prior import load_prior
         from unimat_search.unimat.symmetric import SymmetricSampler, space_group_number
 
         group = None if space_group is None else space_group_number(space_group)
         if not isinstance(self.model, SlotModel):
             raise ValueError("this model can't be held to a space group; a slots model can")
-        prior = load_prior((path if path.is_dir() else path.parent) / PRIOR)
+        if not prior_file.exists():
+            raise ValueError(f"the model has no {PRIOR} beside it, which says what sites to try; train writes it")
+        prior = load_prior(prior_file)
         if group and group not in prior.groups.tolist():
             raise ValueError(f"the model's training data hold no crystal of space group {space_group}")
         return SymmetricSampler(self.model, prior, self.settings, self.properties.to(self.device), group)
@@ -291,10 +296,6 @@ class UniMatGenerator:
             for row, one in zip(rows, draw(rows), strict=True):
                 made[row] = one
         return made
-
-
-symmetric = partial(UniMatGenerator, symmetric=True)
-"""`unimat:symmetric`."""
 
 
 def shipped_weights() -> Path:

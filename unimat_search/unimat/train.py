@@ -26,6 +26,7 @@ from unimat_search.records import first_line
 from unimat_search.unimat.batches import Batch, Batches
 from unimat_search.unimat.checkpoint import (
     MODEL,
+    PRIOR,
     begin_with,
     build,
     denoiser_class,
@@ -378,7 +379,7 @@ def train_run(
 
 def keep_prior(train: StructureSet, out: Path, *, seed: int, say: Callable[[str], None]) -> None:
     """Learn which placements the data have, once a run, and keep it beside the model."""
-    from unimat_search.unimat.prior import PRIOR, learn_prior, save_prior
+    from unimat_search.unimat.prior import learn_prior, save_prior
 
     if int(os.environ.get("RANK", "0")) or (out / PRIOR).exists():
         return
