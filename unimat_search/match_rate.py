@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,7 +17,11 @@ from unimat_search.eval.backends import worker_processes
 from unimat_search.records import BENCHMARK_MATCH, FailedAttempt, MatchSettings
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams
 from unimat_search.unimat.sample import Crystal, as_structure, sample
+from unimat_search.unimat.slot_model import SlotModel
 from unimat_search.unimat.structures import StructureSet
+
+if TYPE_CHECKING:
+    from unimat_search.unimat.prior import PlacementPrior
 
 NEAR_HULL_ASKED = torch.tensor([np.nan, 1.0])
 """Properties asked for: any formation energy, near the hull."""
@@ -42,6 +48,10 @@ class MatchRates:
     def take(self, rows: NDArray[np.bool_]) -> MatchRates:
         """Those of some of the known structures."""
         return MatchRates(self.rms_dist[rows], self.valid[rows], self.sampling_seconds)
+
+    def first(self, k: int) -> MatchRates:
+        """Those of the first k samples: where the order means something, the mean over all is another figure."""
+        return MatchRates(self.rms_dist[:, :k], self.valid[:, :k], self.sampling_seconds)
 
     def rate(self, k: int, *, valid_only: bool = False) -> float:
         """Share of known structures that one of the first k samples matches.
@@ -81,6 +91,7 @@ def match_rates(
     settings: SampleSettings,
     seed: int,
     properties: torch.Tensor = NEAR_HULL_ASKED,
+    prior: PlacementPrior | None = None,
     workers: int = 1,
 ) -> MatchRates:
     """Sample each known structure's composition, and hold every sample against it, unrelaxed.
@@ -92,6 +103,7 @@ def match_rates(
         settings: How to sample.
         seed: Of the samples.
         properties: Asked for. (2,)
+        prior: Draws a space group and sites for each sample of a `slots` model, the likeliest first; None for none.
         workers: Processes that match.
     """
     atoms = [torch.from_numpy(one.numbers.astype(np.int64)) for one in known]
@@ -100,7 +112,10 @@ def match_rates(
     )
     began = time.perf_counter()
     asked = properties.to(model.properties_mean.device)
-    made = sample(model, [mine for mine in atoms for _ in range(samples)], streams, settings, asked)
+    if prior is None:
+        made = sample(model, [mine for mine in atoms for _ in range(samples)], streams, settings, asked)
+    else:
+        made = _held(model, prior, atoms, samples, streams, settings, asked, seed)
     seconds = time.perf_counter() - began
     theirs = [made[row * samples : (row + 1) * samples] for row in range(len(known))]
     fit = partial(compare, matcher=BENCHMARK_MATCH)
@@ -110,6 +125,34 @@ def match_rates(
         valid=np.array([valid for _, valid in results], dtype=bool).reshape(len(known), samples),
         sampling_seconds=seconds,
     )
+
+
+def _held(
+    model: CrystalModel,
+    prior: PlacementPrior,
+    atoms: Sequence[torch.Tensor],
+    samples: int,
+    streams: Streams,
+    settings: SampleSettings,
+    properties: torch.Tensor,
+    seed: int,
+) -> list[Crystal]:
+    """Samples on placements that the prior draws; where it draws none, samples that nothing holds."""
+    from unimat_search.unimat.symmetric import SymmetricSampler
+
+    assert isinstance(model, SlotModel)
+    sampler = SymmetricSampler(model, prior, settings, properties)
+    made: list[Crystal] = []
+    for row, numbers in enumerate(atoms):
+        theirs = streams.take(range(row * samples, (row + 1) * samples))
+        counts = tuple(sorted(Counter(numbers.tolist()).items()))
+        placements = sampler.placements(counts, samples, seed=seed)
+        made += (
+            sampler.sample(placements, theirs)
+            if placements
+            else sample(model, [numbers] * samples, theirs, settings, properties)
+        )
+    return made
 
 
 def compare(made: Sequence[Crystal], known: Crystal, matcher: MatchSettings) -> tuple[list[float], list[bool]]:

@@ -8,8 +8,11 @@ from pymatgen.core import Lattice, Structure
 from tests.unimat.crystals import random_set, tiny_model
 from unimat_search.match_rate import MatchRates, compare, match_rates
 from unimat_search.records import BENCHMARK_MATCH
+from unimat_search.unimat.checkpoint import PRIOR, load_model
 from unimat_search.unimat.model import SampleSettings
-from unimat_search.unimat.sample import Crystal
+from unimat_search.unimat.prior import load_prior
+from unimat_search.unimat.sample import Crystal, shipped_weights
+from unimat_search.unimat.sources import from_structures
 
 NAN = np.nan
 RATES = MatchRates(
@@ -64,3 +67,22 @@ def test_an_untrained_model_is_scored_and_finds_what_it_must() -> None:
     assert rates.rms_dist.shape == rates.valid.shape == (6, 4)
     assert np.array_equal(rates.rms_dist, again.rms_dist, equal_nan=True)
     assert rates.sampling_seconds > 0
+
+
+def test_of_ordered_samples_the_first_is_one_sample() -> None:
+    rates = MatchRates(np.array([[0.1, np.nan], [np.nan, 0.2], [np.nan, np.nan]]), np.ones((3, 2), dtype=bool))
+    assert rates.rate(1) == pytest.approx(1 / 3)
+    assert rates.first(1).rate(1) == pytest.approx(1 / 3)
+    assert rates.first(1).rms(1) == pytest.approx(0.1)
+    assert rates.rate(2) == pytest.approx(2 / 3)
+
+
+def test_placements_that_a_prior_draws_hold_the_samples() -> None:
+    """The weights that ship, in few steps: perovskite's placement is the likeliest, so its samples are cubic."""
+    prior = load_prior(shipped_weights().parent / PRIOR)
+    model, _ = load_model(shipped_weights())
+    oxygen = [[0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    perovskite = Structure(Lattice.cubic(3.9), ["Sr", "Ti", "O", "O", "O"], [[0, 0, 0], [0.5] * 3, *oxygen])
+    known = from_structures([("SrTiO3", perovskite)])
+    rates = match_rates(model, known, samples=2, settings=SampleSettings(steps=6), seed=0, prior=prior)
+    assert rates.first(1).rate(1) == 1.0

@@ -39,6 +39,7 @@ class GridModelConfig:
         condition: What the denoiser is told of the composition: "none", or the exact "counts" (L, H, W). "none"
             generates the composition too.
         drop_rate: How often training hides the properties.
+        coords_weight: Weight of the slots' loss, a mean over all of them, beside the cell's: few slots are filled.
         move: Whether training shifts and inverts crystals at random; not where their atoms stand on special positions.
     """
 
@@ -48,6 +49,7 @@ class GridModelConfig:
     groups: tuple[int, ...] = tuple(range(1, GROUPS + 1))
     condition: str = "counts"
     drop_rate: float = 0.1
+    coords_weight: float = 1.0
     move: bool = True
 
     def __post_init__(self) -> None:
@@ -112,7 +114,7 @@ class GridModel(CrystalModel):
         )
         coords_loss = (predicted - noise).square().mean()
         cells_loss = (cells_predicted - cells_noise).square().mean()
-        return {"loss": coords_loss + cells_loss, "coords": coords_loss, "cell": cells_loss}
+        return {"loss": self.config.coords_weight * coords_loss + cells_loss, "coords": coords_loss, "cell": cells_loss}
 
     def predict(
         self, tensor: Tensor, cells: Tensor, time: Tensor, given: Tensor | None, known: Tensor

@@ -358,7 +358,6 @@ def train_run(
     with processes(device) as mine, ExitStack() as stack:
         train, validation = training_sets(config.data, data_dir, seed=config.training.seed)
         aside = f"{len(validation)} set aside (whole compositions)"
-        aside = f"{len(validation)} set aside (whole compositions)"
         say(f"{len(train)} structures to train on, {aside}; sha256 {train.sha256[:16]}")
         symmetric = denoiser_class(config.denoiser).uses_symmetry
         if symmetric:
