@@ -17,7 +17,7 @@ import torch
 
 from unimat_search.eval.backends import usable_cores
 from unimat_search.match_rate import match_rates
-from unimat_search.unimat.checkpoint import PRIOR, load_model
+from unimat_search.unimat.checkpoint import load_model, prior_of
 from unimat_search.unimat.model import SampleSettings
 from unimat_search.unimat.prior import load_prior
 from unimat_search.unimat.sample import shipped_weights
@@ -57,7 +57,7 @@ def main(
     """Print one row for each way of sampling, all on the same structures."""
     path = model or shipped_weights()
     trained, header = load_model(path)
-    prior = load_prior((path if path.is_dir() else path.parent) / PRIOR) if symmetric else None
+    prior = load_prior(prior_of(path))[0] if symmetric else None
     known = read_source(source, data_dir).structures
     if count:
         known = known.take(

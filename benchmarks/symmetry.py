@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 from unimat_search.airss.symmetry import sites
-from unimat_search.unimat.checkpoint import PRIOR, load_model
+from unimat_search.unimat.checkpoint import load_model, prior_of
 from unimat_search.unimat.drawing import distinct_placements
 from unimat_search.unimat.model import SampleSettings, Streams
 from unimat_search.unimat.occupying import Counts
@@ -68,7 +68,7 @@ def main(data_dir: Path, model: Path | None, count: int, samples: int, seed: int
     path = model or shipped_weights()
     trained, header = load_model(path)
     assert isinstance(trained, SlotModel)
-    prior = load_prior((path if path.is_dir() else path.parent) / PRIOR)
+    prior = load_prior(prior_of(path))[0]
     train, aside = training_sets(read_config(CONFIG).data, data_dir, seed=0)
     kinds = {kind(one) for one in find_placements(train)}
     sets = {
@@ -107,7 +107,7 @@ def known_prototypes(aside: StructureSet, prior: PlacementPrior, count: int, see
     return placed(aside.take(np.random.default_rng(seed).permutation(near)[:count]), prior)
 
 
-def new_prototypes(data_dir: Path, kinds: set[object], prior: PlacementPrior) -> list[Known]:
+def new_prototypes(data_dir: Path, kinds: Set[object], prior: PlacementPrior) -> list[Known]:
     """Stable structures of the test split of a kind that is not in training."""
 
     def column(name: str) -> set[str]:

@@ -169,7 +169,8 @@ def _place(error: BaseException) -> str:
 def _attempts(order: Order, generator: StructureGenerator) -> Iterator[object]:
     composition = order.task.composition
     if order.task.cell:
-        yield from in_given_cell(generator, composition, order.n, order.task.cell, seed=order.task.seed)
+        seed = round_seed(order.task.seed, order.start)
+        yield from in_given_cell(generator, composition, order.n, order.task.cell, seed=seed)
         return
     if order.task.searched and isinstance(generator, FiniteGenerator):
         yield from islice(generator.generate_own(composition, order.n, order.task.searched), order.n)

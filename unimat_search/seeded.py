@@ -88,7 +88,10 @@ class SeededSearch:
         if not self.hop:
             raise ValueError("hop must name a time")
         self.shaking = Shaking(1, shake, strain)
-        self.unimat = UniMatGenerator(**{"symmetric": False, **(model or {})})
+        options = dict(model or {})
+        if asked := {"symmetric", "space_group"}.intersection(options):
+            raise ValueError(f"seeded search draws no space groups; leave {' and '.join(sorted(asked))} out of model")
+        self.unimat = UniMatGenerator(**options, symmetric=False)
         if {"repair", "hop"} & set(self.arms) and not self.unimat.can_renew:
             raise ValueError("the arms repair and hop want a slots model; leave them out")
         self.random = dense(**(airss or {}))

@@ -84,23 +84,16 @@ def general_crystal(one: Placement, rng: np.random.Generator) -> tuple[np.ndarra
 
 
 @pytest.mark.parametrize("structure", CRYSTALS, ids=lambda one: one.reduced_formula)
-def test_orbits_of_known_crystals_project_onto_what_their_group_allows(structure: Structure) -> None:
+def test_orbits_of_known_crystals_move_as_their_group_allows(structure: Structure) -> None:
     cell, frac_coords, numbers = arrays(structure)
     operations = find_operations(cell, frac_coords, numbers)
     assert operations is not None
-    orbits = find_orbits(operations)
-    moves = np.random.default_rng(0).normal(size=frac_coords.shape)
-
-    def project(displacements: np.ndarray) -> np.ndarray:
-        asked = np.zeros_like(displacements)
-        np.add.at(asked, orbits.owner, np.einsum("nxy,ny->nx", orbits.answers, displacements))
-        return np.asarray(np.einsum("nxy,ny->nx", orbits.moves, asked[orbits.owner]))
-
-    once = project(moves)
-    assert np.allclose(project(once), once)
+    owner, moves = find_orbits(operations)
+    parameters = np.random.default_rng(0).normal(size=frac_coords.shape)
+    displaced = np.einsum("nxy,ny->nx", moves, parameters[owner])
     for rotation, images in zip(operations.rotations, operations.images, strict=True):
-        assert np.allclose(once[images], once @ rotation.T)
-    assert np.abs(orbits.moves - np.rint(orbits.moves)).max() < 1e-9
+        assert np.allclose(displaced[images], displaced @ rotation.T)
+    assert np.abs(moves - np.rint(moves)).max() < 1e-9
     projector = metric_projector(operations.rotations)
     assert np.allclose(projector @ projector, projector)
     metric = (cell @ cell.T)[np.triu_indices(3)]
@@ -201,6 +194,37 @@ def test_the_prior_puts_known_crystals_first(prior: PlacementPrior) -> None:
     assert {one.placement.setting.number for one in only} <= {152}
 
 
+def test_projections_are_exact_and_find_what_the_group_allows() -> None:
+    """The projection leaves alone what it allows, in bf16 too."""
+    _, constraint = constraint_of([placement(CORUNDUM)] * 2)
+    moves = torch.randn(2, len(constraint.points[0]), 3, generator=torch.Generator().manual_seed(0))
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            once = constraint.project(moves)
+            assert torch.allclose(constraint.project(once), once, atol=1e-6)
+
+
+def test_a_given_cell_is_heeded_when_placements_are_drawn(prior: PlacementPrior) -> None:
+    cubic = distinct_placements(prior, ((8, 3), (22, 1), (38, 1)), np.random.default_rng(0), cell=3.9 * np.eye(3))
+    assert {one.placement.setting.number for one in cubic} >= {221}
+    oblong = np.diag([3.9, 4.0, 4.4])
+    assert all(
+        one.placement.setting.allows(oblong)
+        for one in distinct_placements(prior, ((8, 3), (22, 1), (38, 1)), np.random.default_rng(0), cell=oblong)
+    )
+
+
+def test_minus_one_in_any_cell_is_one_setting_with_its_sites_carried_over() -> None:
+    """The middle of the first edge of one basis is the middle of the second of another."""
+    middles = {tuple(np.round(site.origin % 1, 3)): number for number, site in enumerate(sites(2))}
+    turned = Setting(2, (0, 1, 0, 1, 0, 0, 0, 0, -1))
+    first, second = middles[0.5, 0.0, 0.0], middles[0.0, 0.5, 0.0]
+    corner = middles[0.0, 0.0, 0.0]
+    same = Settings((Setting(2),)).standard(Placement(turned, tuple(sorted([(8, corner), (22, first)]))))
+    expected = canonical(2, tuple(sorted([(8, corner), (22, second)])))
+    assert same == Placement(Setting(2), expected)
+
+
 def test_the_order_of_trying_returns_to_the_likely_ones() -> None:
     first, second = Placement(Setting(225), ((11, 0),)), Placement(Setting(221), ((11, 0),))
     drawn = [Drawn(first, np.log(0.6)), Drawn(second, np.log(0.3))]
@@ -210,7 +234,8 @@ def test_the_order_of_trying_returns_to_the_likely_ones() -> None:
 
 def test_a_prior_survives_its_file_and_broken_files_are_refused(prior: PlacementPrior, tmp_path: Path) -> None:
     save_prior(prior, tmp_path / PRIOR, {})
-    again = load_prior(tmp_path / PRIOR)
+    again, learnt_from = load_prior(tmp_path / PRIOR)
+    assert learnt_from is None
     assert again.settings == prior.settings
     with torch.no_grad():
         steps = prior.steps([placement(RUTILE)])
@@ -221,6 +246,8 @@ def test_a_prior_survives_its_file_and_broken_files_are_refused(prior: Placement
         {"settings": []},
         {"settings": [[999, 1]]},
         {"settings": [[225, *[1] * 9]]},
+        {"settings": [[2, 1, 100, 0, 0, 1, 0, 0, 0, 1]]},
+        {"settings": [[float("inf"), 1, 0, 0, 0, 1, 0, 0, 0, 1]]},
         {"settings": 3},
     ]
     for header in headers:
@@ -292,7 +319,7 @@ def test_what_can_t_be_held_is_said_in_one_line(run: Path, tmp_path: Path) -> No
         UniMatGenerator(model=str(run), space_group=136, symmetric=False)
     (failed,) = UniMatGenerator(model=str(run), space_group=221, steps=2).generate(Composition("Ti2O4"), 1, seed=0)
     assert isinstance(failed, FailedAttempt)
-    assert failed.reason == "space group 221 has no sites for Ti2 O4"
+    assert failed.reason == "space group 221 has no sites for Ti2 O4 in a primitive cell"
     lonely = tmp_path / "model.safetensors"
     lonely.write_bytes((run / "model.safetensors").read_bytes())
     with pytest.raises(ValueError, match=r"has no placements\.safetensors beside it"):

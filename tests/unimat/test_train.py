@@ -15,7 +15,7 @@ import tomli_w
 import torch
 
 from tests.unimat.crystals import TINY, random_set, tiny_model
-from unimat_search.unimat.checkpoint import MODEL, load_model, save, save_model
+from unimat_search.unimat.checkpoint import MODEL, PRIOR, load, load_model, save, save_model
 from unimat_search.unimat.optimizers import OPTIMIZERS, rate
 from unimat_search.unimat.sources import read_source, write_parquet
 from unimat_search.unimat.train import (
@@ -25,11 +25,12 @@ from unimat_search.unimat.train import (
     Trainer,
     TrainingConfig,
     append_row,
+    keep_prior,
     read_config,
     run,
     train_run,
 )
-from unimat_search.unimat.training_data import DataConfig, training_sets
+from unimat_search.unimat.training_data import DataConfig, training_sets, with_symmetry
 
 DATA, ASIDE = random_set(5, 60), random_set(6, 10)
 FAST = TrainingConfig(steps=8, sites=30, log_every=1, validate_every=4, warmup=2, precision="float32", lr=3e-3)
@@ -278,6 +279,40 @@ def test_training_and_sampling_import_nothing_that_a_bare_gpu_machine_lacks() ->
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_bare_machine_trains_without_space_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIMAT_SEARCH_CACHE", str(tmp_path / "cache"))
+    for module in ("train", "training_data"):
+        monkeypatch.setattr(f"unimat_search.unimat.{module}.lacking_packages", lambda: "spglib")
+    said: list[str] = []
+    assert train_run(read_config(settings_file(tmp_path)), tmp_path / "run", say=said.append)
+    assert "space groups are left out: spglib is not installed" in said
+    assert not (tmp_path / "run" / PRIOR).exists()
+
+
+def test_space_groups_are_looked_for_once_and_damaged_files_of_them_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNIMAT_SEARCH_CACHE", str(tmp_path))
+    said: list[str] = []
+    first = with_symmetry(DATA, say=said.append)
+    again = with_symmetry(DATA, say=said.append)
+    assert said == ["looking for the space groups of 60 structures"]
+    assert first.symmetry is not None
+    assert again.symmetry is not None
+    assert (first.symmetry.owner == again.symmetry.owner).all()
+    (file,) = (tmp_path / "symmetry").iterdir()
+    file.write_bytes(b"nothing")
+    assert with_symmetry(DATA, say=said.append).symmetry is not None
+    assert len(said) == 2
+
+
+def test_a_prior_of_other_data_is_learnt_anew(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        data = with_symmetry(random_set(seed, 10), say=quiet)
+        keep_prior(data, tmp_path, seed=0, say=quiet)
+        assert load(tmp_path / PRIOR)[1]["data_sha256"] == data.sha256
 
 
 def test_a_run_begins_with_the_weights_of_another_model(tmp_path: Path) -> None:

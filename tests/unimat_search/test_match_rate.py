@@ -8,7 +8,7 @@ from pymatgen.core import Lattice, Structure
 from tests.unimat.crystals import random_set, tiny_model
 from unimat_search.match_rate import MatchRates, compare, match_rates
 from unimat_search.records import BENCHMARK_MATCH
-from unimat_search.unimat.checkpoint import PRIOR, load_model
+from unimat_search.unimat.checkpoint import load_model, prior_of
 from unimat_search.unimat.model import SampleSettings
 from unimat_search.unimat.prior import load_prior
 from unimat_search.unimat.sample import Crystal, shipped_weights
@@ -79,10 +79,10 @@ def test_of_ordered_samples_the_first_is_one_sample() -> None:
 
 def test_placements_that_a_prior_draws_hold_the_samples() -> None:
     """The weights that ship, in few steps: perovskite's placement is the likeliest, so its samples are cubic."""
-    prior = load_prior(shipped_weights().parent / PRIOR)
+    prior = load_prior(prior_of(shipped_weights()))[0]
     model, _ = load_model(shipped_weights())
-    oxygen = [[0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
-    perovskite = Structure(Lattice.cubic(3.9), ["Sr", "Ti", "O", "O", "O"], [[0, 0, 0], [0.5] * 3, *oxygen])
+    oxygen: list[list[float]] = [[0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    perovskite = Structure(Lattice.cubic(3.9), ["Sr", "Ti", "O", "O", "O"], [[0.0] * 3, [0.5] * 3, *oxygen])
     known = from_structures([("SrTiO3", perovskite)])
     rates = match_rates(model, known, samples=2, settings=SampleSettings(steps=6), seed=0, prior=prior)
     assert rates.first(1).rate(1) == 1.0

@@ -27,6 +27,11 @@ PRIOR = "placements.safetensors"
 """Beside it: which space groups and sites compositions have."""
 
 
+def prior_of(model: Path) -> Path:
+    """Where the prior of a model lies, whose file or run's folder is given."""
+    return (model if model.is_dir() else model.parent) / PRIOR
+
+
 def denoisers() -> dict[str, EntryPoint]:
     """All installed models by name."""
     return {point.name: point for point in sorted(entry_points(group=DENOISERS), key=lambda point: point.name)}

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from unimat_search.airss.symmetry import sites
 from unimat_search.unimat.occupying import Counts, has_room, open_sites
-from unimat_search.unimat.placements import Placement, canonical
+from unimat_search.unimat.placements import FloatArray, Placement, canonical
 from unimat_search.unimat.prior import PlacementPrior, Steps
 
 DRAWS = 400
@@ -45,6 +45,7 @@ def distinct_placements(
     rng: np.random.Generator,
     *,
     group: int | None = None,
+    cell: FloatArray | None = None,
     draws: int = DRAWS,
     temperature: float = TEMPERATURE,
 ) -> list[Drawn]:
@@ -55,14 +56,15 @@ def distinct_placements(
         counts: The composition of the cell.
         rng: Source of randomness.
         group: The one space group to draw from; None for all.
+        cell: Row vectors, angstrom, Niggli-reduced, of a cell that the groups must allow (3, 3); None for any.
         draws: How often to draw.
         temperature: See `TEMPERATURE`.
 
     Returns:
-        None where the prior has no group with room for the composition.
+        An empty list where no group of the prior has room for the composition, or allows the cell.
     """
     found: dict[Placement, float] = {}
-    for score, placement in draw(prior, counts, draws, rng, group=group, temperature=temperature):
+    for score, placement in draw(prior, counts, draws, rng, group=group, cell=cell, temperature=temperature):
         number = placement.setting.number
         least = Placement(placement.setting, canonical(number, tuple(sorted(placement.occupied))))
         found[least] = max(score, found.get(least, -np.inf))
@@ -91,10 +93,14 @@ def draw(
     rng: np.random.Generator,
     *,
     group: int | None = None,
+    cell: FloatArray | None = None,
     temperature: float = 1.0,
 ) -> list[tuple[float, Placement]]:
     """Placements of one composition drawn with replacement, with their log-likelihoods; see `distinct_placements`."""
-    usable = [group in (None, number) and has_room(number, counts) for number in prior.groups.tolist()]
+    usable = [
+        group in (None, one.number) and has_room(one.number, counts) and (cell is None or one.allows(cell))
+        for one in prior.settings
+    ]
     if not any(usable):
         return []
     elements, amounts = (torch.tensor([[pair[part] for pair in counts]]).expand(n, -1) for part in (0, 1))
@@ -137,7 +143,7 @@ class _Walk:
     def place(self, z: int, count: int, rng: np.random.Generator) -> None:
         """Put all atoms of one element on sites."""
         left = [count] * len(self.numbers)
-        while any(left):
+        while any(atoms > 0 for atoms in left):
             allowed = self._allowed(z, left)
             number = torch.full((len(left), 1), z)
             steps = Steps(
@@ -157,7 +163,7 @@ class _Walk:
                 left[row] -= sites(self.numbers[row])[chosen].multiplicity
 
     def _allowed(self, z: int, left: Sequence[int]) -> Tensor:
-        """(n, 1, most sites); the first site for those that are finished, which do not count it."""
+        """(n, 1, most sites); those that are finished get the first site, which is ignored."""
         allowed = torch.zeros(len(left), 1, self.prior.most_sites, dtype=torch.bool)
         for row, (number, occupied, atoms) in enumerate(zip(self.numbers, self.occupied, left, strict=True)):
             options = open_sites(number, occupied, z, atoms, self.counts) if atoms else (0,)

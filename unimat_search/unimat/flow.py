@@ -37,7 +37,7 @@ def assign(noise: Tensor, frac_coords: Tensor, numbers: Tensor) -> Tensor:
     Args:
         noise: (b, n, 3)
         frac_coords: (b, n, 3)
-        numbers: Atomic numbers. (b, n)
+        numbers: Atomic numbers, or any others that are equal where atoms may be exchanged. (b, n)
 
     Returns:
         The noise in another order. (b, n, 3)

@@ -16,6 +16,7 @@ from unimat_search.unimat.grid import EMPTY_BELOW, Grid, Sites
 from unimat_search.unimat.independent import IndependentSlots
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties, guided, moved
 from unimat_search.unimat.structures import StructureSet
+from unimat_search.unimat.tables import MOST, at_least_one
 from unimat_search.unimat.unet import UNet, UNetConfig
 
 LIMITS = ((-1.0, -5.0), (1.0, 5.0))
@@ -53,6 +54,7 @@ class GridModelConfig:
     move: bool = True
 
     def __post_init__(self) -> None:
+        at_least_one(self, "depth", where="model", most=MOST)
         if self.condition not in CONDITIONS:
             raise ValueError(f"condition must be one of {', '.join(CONDITIONS)}, got {self.condition!r}")
 
@@ -82,6 +84,18 @@ class GridModel(CrystalModel):
         else:
             sites = replace(sites, frac_coords=_towards_zero(sites.frac_coords))
         self.slots.fit(self.grid.encode(sites, len(structures)))
+
+    def inherit_scales(self, other: CrystalModel) -> None:
+        """What each slot holds by itself too.
+
+        Raises:
+            ValueError: If the other has another grid.
+        """
+        super().inherit_scales(other)
+        assert isinstance(other, GridModel)
+        if other.grid != self.grid:
+            raise ValueError(f"the model to begin with has the grid {other.grid}, the settings {self.grid}")
+        self.slots.load_state_dict(other.slots.state_dict())
 
     @property
     def makes_compositions(self) -> bool:

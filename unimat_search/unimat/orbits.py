@@ -48,8 +48,8 @@ class Orbits:
         owner: First atom of the orbit that each atom belongs to. (n,)
         moves: Displacement of each atom, in fractional coordinates, by its orbit's parameters; columns of zeros for
             parameters that the orbit lacks. A parameter from 0 to 1 leads around the cell. (n, 3, 3)
-        answers: The parameters' change that a displacement of the atom asks for; the orbit's atoms share it, so the sum
-            over them is the projection. (n, 3, 3)
+        answers: Maps an atom's displacement to its share of the change of the orbit's parameters; the sum over the
+            orbit is the projection onto what the group allows. (n, 3, 3)
     """
 
     owner: IntArray
@@ -73,21 +73,21 @@ def find_operations(
     dataset = spglib.get_symmetry_dataset((cell, frac_coords, numbers), symprec=symprec)
     if dataset is None:
         return None
-    moved = np.einsum("gxy,ny->gnx", dataset.rotations, frac_coords) + dataset.translations[:, None]
-    apart = moved[:, :, None] - frac_coords
-    distances = np.linalg.norm((apart - np.rint(apart)) @ cell, axis=-1)  # (g, n, n)
-    distances[:, numbers[:, None] != numbers] = np.inf
-    images = distances.argmin(-1)
+    images = np.zeros((len(dataset.rotations), len(numbers)), dtype=np.int64)
+    for row, (rotation, translation) in enumerate(zip(dataset.rotations, dataset.translations, strict=True)):
+        apart = (frac_coords @ rotation.T + translation)[:, None] - frac_coords
+        distances = np.linalg.norm((apart - np.rint(apart)) @ cell, axis=-1)  # (n, n)
+        distances[numbers[:, None] != numbers] = np.inf
+        images[row] = distances.argmin(-1)
     if (np.sort(images, axis=1) != np.arange(len(numbers))).any():
         return None
     return Operations(int(dataset.number), dataset.rotations.astype(np.int64), images)
 
 
-def find_orbits(operations: Operations) -> Orbits:
-    """The orbits of a crystal's atoms under its space group."""
-    n = operations.images.shape[1]
+def find_orbits(operations: Operations) -> tuple[IntArray, FloatArray]:
+    """The orbits of a crystal's atoms under its space group: `Orbits.owner` (n,) and `Orbits.moves` (n, 3, 3)."""
     owner = operations.images.min(0)
-    moves, answers = np.zeros((n, 3, 3)), np.zeros((n, 3, 3))
+    moves = np.zeros((len(owner), 3, 3))
     for first in np.unique(owner):
         images = operations.images[:, first]
         projector = operations.rotations[images == first].mean(0)
@@ -95,8 +95,7 @@ def find_orbits(operations: Operations) -> Orbits:
         atoms, where = np.unique(images, return_index=True)
         for atom, rotation in zip(atoms, operations.rotations[where], strict=True):
             moves[atom] = rotation @ basis
-            answers[atom] = np.linalg.pinv(basis) @ projector @ np.linalg.inv(rotation) / len(atoms)
-    return Orbits(owner, moves, answers)
+    return owner, moves
 
 
 def fixed_lattice(projector: FloatArray) -> FloatArray:
@@ -139,13 +138,13 @@ class Symmetry:
     Attributes:
         groups: Space group's number, 0 where it is not known. (m,) uint8
         metrics: See `metric_projector`; the identity where the group is not known. (m, 6, 6) float32
-        owner: See `Orbits`, counted within the structure. (s,) uint8
+        owner: See `Orbits`, counted within the structure. (s,) int32
         moves: Likewise. (s, 3, 3) int8
     """
 
     groups: NDArray[np.uint8]
     metrics: NDArray[np.float32]
-    owner: NDArray[np.uint8]
+    owner: NDArray[np.int32]
     moves: NDArray[np.int8]
 
     def take(self, rows: IntArray, sites: IntArray) -> Symmetry:
@@ -182,7 +181,8 @@ class Freedom:
     def displacements(self, parameters: Tensor) -> Tensor:
         """Displacements of the atoms by their orbits' parameters, which stand at its first atom. (b, n, 3)."""
         index = self.owner.unsqueeze(-1).expand_as(parameters)
-        return torch.einsum("bnxy,bny->bnx", self.moves, parameters.gather(1, index))
+        with torch.autocast(parameters.device.type, enabled=False):  # symmetry is exact or none
+            return torch.einsum("bnxy,bny->bnx", self.moves, parameters.float().gather(1, index))
 
     def symmetric(self, metrics: Tensor) -> Tensor:
         """The nearest metric tensors that the groups leave as they are. (b, 3, 3) -> (b, 3, 3)."""
@@ -222,13 +222,10 @@ class Constraint:
 
     def project(self, displacements: Tensor) -> Tensor:
         """The part of displacements that the groups allow. (b, n, 3) -> (b, n, 3)."""
-        asked = torch.einsum("bnxy,bny->bnx", self.answers, displacements)
+        with torch.autocast(displacements.device.type, enabled=False):
+            asked = torch.einsum("bnxy,bny->bnx", self.answers, displacements.float())
         index = self.freedom.owner.unsqueeze(-1).expand_as(asked)
         return self.freedom.displacements(torch.zeros_like(asked).scatter_add(1, index, asked))
-
-    def take(self, rows: Tensor) -> Constraint:
-        """That of some crystals."""
-        return Constraint(self.freedom.take(rows), self.points[rows], self.answers[rows])
 
     def to(self, device: str | torch.device) -> Constraint:
         """The same on a device."""

@@ -278,9 +278,9 @@ class Settings:
         return Placement(standing, canonical(setting.number, occupied))
 
     def _find(self, setting: Setting) -> tuple[Setting, Permutation | None]:
-        if setting.number <= 2:
-            setting = Setting(setting.number)  # any cell is as good for P1 and P-1
         others = self._by_key.setdefault(self._key(setting), [])
+        if setting.number <= 2 and not others:
+            others.append(Setting(setting.number))  # any cell is as good for P1 and P-1
         for other in others:
             turn = np.rint(other.to_standard @ np.linalg.inv(setting.to_standard)).astype(int)
             if (shift := _shift(setting.number, turn)) is not None:

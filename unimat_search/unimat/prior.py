@@ -263,8 +263,8 @@ def save_prior(prior: PlacementPrior, path: Path, header: Mapping[str, Any]) -> 
     save(path, weights, {"settings": settings, **header})
 
 
-def load_prior(path: Path) -> PlacementPrior:
-    """A prior to draw from.
+def load_prior(path: Path) -> tuple[PlacementPrior, str | None]:
+    """A prior to draw from, and the sha256 of the data that it was learnt from.
 
     Raises:
         ValueError: If the file is not a prior of this version.
@@ -272,14 +272,26 @@ def load_prior(path: Path) -> PlacementPrior:
     tensors, header = load(path)
     try:
         settings = [Setting(int(row[0]), tuple(int(x) for x in row[1:])) for row in header["settings"]]
-        if not settings or any(not 1 <= one.number < GROUP_COUNT or len(one.basis) != 9 for one in settings):
-            raise ValueError("its settings are not space groups")
+        if not settings or not all(map(_is_setting, settings)):
+            raise ValueError("its settings are not space groups in cells")
         with torch.device("meta"):
             wanted = {name: one.shape for name, one in PlacementPrior(settings).named_parameters()}
         if {name: one.shape for name, one in tensors.items()} != wanted:
             raise ValueError("its weights are not those of its settings")
+        if not all(one.isfinite().all() for one in tensors.values()):
+            raise ValueError("it holds a value that is not a finite number")
         prior = PlacementPrior(settings)
         prior.load_state_dict({name: one.float() for name, one in tensors.items()})
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{path} is not a table of placements of this version: {error}") from error
-    return prior.eval()
+    return prior.eval(), header.get("data_sha256")
+
+
+def _is_setting(setting: Setting) -> bool:
+    """Whether there is such a group, and the basis is that of a primitive cell."""
+    return (
+        1 <= setting.number < GROUP_COUNT
+        and len(setting.basis) == 9
+        and max(map(abs, setting.basis)) < 10
+        and round(abs(float(np.linalg.det(np.reshape(setting.basis, (3, 3)))))) == 1
+    )

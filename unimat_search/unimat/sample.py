@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unimat_search.records import FailedAttempt
 from unimat_search.seeds import candidate_stream
-from unimat_search.unimat.checkpoint import PRIOR, load_model
+from unimat_search.unimat.checkpoint import PRIOR, load_model, prior_of
 from unimat_search.unimat.elements import SYMBOLS, composition_numbers
 from unimat_search.unimat.grid_model import GridModel
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, usable_device
@@ -95,7 +95,8 @@ class UniMatGenerator:
         if retries < 0:
             raise ValueError(f"retries must be 0 or more, got {retries}")
         self.retries = retries
-        self.model, _ = load_model(Path(model) if model else shipped_weights())
+        path = Path(model) if model else shipped_weights()
+        self.model, header = load_model(path)
         if formation_energy is not None and not self.model.knows("formation_energy_per_atom"):
             raise ValueError("this model was trained without formation energies; leave formation_energy out")
         if near_hull is False and not self.model.knows("near_hull"):
@@ -108,18 +109,17 @@ class UniMatGenerator:
                 np.nan if near_hull == "any" else float(near_hull),
             ]
         )
-        path = Path(model) if model else shipped_weights()
-        prior = (path if path.is_dir() else path.parent) / PRIOR
+        prior = prior_of(path)
         self.symmetric: SymmetricSampler | None = None
         if symmetric is None:
             symmetric = space_group is not None or (isinstance(self.model, SlotModel) and prior.exists())
         if symmetric:
-            self.symmetric = self._symmetric_sampler(prior, space_group)
+            self.symmetric = self._symmetric_sampler(prior, space_group, header.get("data_sha256"))
         elif space_group is not None:
             raise ValueError("symmetric=false draws no space groups; leave space_group out")
 
-    def _symmetric_sampler(self, prior_file: Path, space_group: int | str | None) -> SymmetricSampler:
-        """Raises ValueError if the model has no prior, or there is no such space group."""
+    def _symmetric_sampler(self, prior_file: Path, space_group: int | str | None, data: str | None) -> SymmetricSampler:
+        """Raises ValueError if the model has no prior learnt from its data, or there is no such space group."""
         from unimat_search.unimat.prior import load_prior
         from unimat_search.unimat.symmetric import SymmetricSampler, space_group_number
 
@@ -128,7 +128,9 @@ class UniMatGenerator:
             raise ValueError("this model can't be held to a space group; a slots model can")
         if not prior_file.exists():
             raise ValueError(f"the model has no {PRIOR} beside it, which says what sites to try; train writes it")
-        prior = load_prior(prior_file)
+        prior, learnt_from = load_prior(prior_file)
+        if learnt_from != data:
+            raise ValueError(f"{prior_file} was learnt from other data than the model beside it; train again")
         if group and group not in prior.groups.tolist():
             raise ValueError(f"the model's training data hold no crystal of space group {space_group}")
         return SymmetricSampler(self.model, prior, self.settings, self.properties.to(self.device), group)
@@ -165,13 +167,16 @@ class UniMatGenerator:
         """A sample of each candidate's stream, in a given Niggli-reduced cell or any."""
         streams = Streams([candidate_stream(seed, composition, index) for index in range(n)])
         numbers = composition_numbers(composition)
-        placements: Sequence[Placement | None] = [None] * n
+        placements: list[Placement | None] = [None] * n
         if self.symmetric:
             found = self.symmetric.placements(tuple(sorted(Counter(numbers).items())), n, seed=seed, cell=cell)
-            if not found:
-                return [FailedAttempt(self._no_placement(composition, cell))] * n
-            plain = PLAIN if self.symmetric.group is None else n + 1
-            placements = [one if (row + 1) % plain else None for row, one in enumerate(found)]
+            group = self.symmetric.group
+            if group and not found:
+                where = "in a primitive cell" if cell is None else "in the cell that is given"
+                return [FailedAttempt(f"space group {group} has no sites for {composition.formula} {where}")] * n
+            for row, one in enumerate(found):
+                if group or (row + 1) % PLAIN:
+                    placements[row] = one
 
         def draw(rows: Sequence[int]) -> list[Crystal]:
             made: dict[int, Crystal] = {}
@@ -191,15 +196,6 @@ class UniMatGenerator:
         given = None if cell is None else torch.from_numpy(cell).float()
         properties = self.properties.to(self.device)
         return sample(self.model, [numbers] * len(streams.generators), streams, self.settings, properties, given=given)
-
-    def _no_placement(self, composition: Composition, cell: NDArray[np.float64] | None) -> str:
-        """Why there is none."""
-        assert self.symmetric
-        group = f"space group {self.symmetric.group}" if self.symmetric.group else "no space group that the model knows"
-        verb = "has no" if self.symmetric.group else "has"
-        if cell is not None:
-            return f"{group} {verb} sites for {composition.formula} in the cell that is given"
-        return f"{group} {verb} sites for {composition.formula}"
 
     def from_streams(self, composition: Composition, streams: Streams) -> list[Structure | FailedAttempt]:
         """A structure of each stream of random numbers, of elements that the model has seen."""

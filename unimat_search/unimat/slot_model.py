@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from unimat_search.unimat import flow
 from unimat_search.unimat.batches import Batch
 from unimat_search.unimat.cell import CELL_SIZE
+from unimat_search.unimat.elements import MAX_ATOMIC_NUMBER
 from unimat_search.unimat.grid import rank_among_like
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties, guided, moved
 from unimat_search.unimat.orbits import Constraint, Freedom
@@ -83,7 +84,7 @@ class SlotModel(VolumeModel):
         time = torch.rand(len(batch), generator=generator, device=device)
         known = with_group(self.standardised(batch.properties), batch.freedom.groups if batch.freedom else None)
         known = drop_properties(known, self.config.drop_rate, generator)
-        sites = None
+        sites, alike = None, batch.numbers
         if batch.freedom:
             held = torch.rand(len(batch), generator=generator, device=device) < self.config.symmetric_rate
             held &= batch.freedom.groups > 0
@@ -91,8 +92,9 @@ class SlotModel(VolumeModel):
             noise = torch.where(held[:, None, None], frac_coords + batch.freedom.displacements(noise), noise)
             symmetric = self.symmetric_cells(cells_noise, batch.numbers, batch.freedom)
             cells_noise = torch.where(held[:, None], symmetric, cells_noise)
+            alike = alike + (MAX_ATOMIC_NUMBER + 1) * batch.freedom.owner * held[:, None]  # noise stays in its orbit
         if self.config.assign:
-            noise = flow.assign(noise, frac_coords, batch.numbers)
+            noise = flow.assign(noise, frac_coords, alike)
         way = flow.without_drift(flow.shortest(frac_coords - noise))
         cells_then = torch.lerp(cells_noise, cells, time[:, None])
         coords_velocity, cells_velocity = self.velocity(
@@ -150,7 +152,7 @@ class SlotModel(VolumeModel):
 
         Args:
             numbers: Atomic numbers. (b, n)
-            properties: Asked for, NaN where nothing is. (b, 2) or (b, 3)
+            properties: Asked for, NaN where nothing is. (b, 2)
             constraint: Of b crystals.
             streams: b of them.
             settings: How.
@@ -160,7 +162,7 @@ class SlotModel(VolumeModel):
             As `sample`.
         """
         noise, cells_noise = self._noise(numbers, streams)
-        properties = with_group(properties[:, :2], constraint.freedom.groups)
+        properties = with_group(properties, constraint.freedom.groups)
         cells = self.symmetric_cells(cells_noise, numbers, constraint.freedom)
         return self._follow(
             constraint.place(noise), cells, numbers, properties, settings, start=0.0, constraint=constraint, given=given

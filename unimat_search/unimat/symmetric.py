@@ -15,7 +15,7 @@ from unimat_search.unimat.drawing import distinct_placements, order_of_trying
 from unimat_search.unimat.model import SampleSettings, Streams
 from unimat_search.unimat.occupying import Counts
 from unimat_search.unimat.placements import FloatArray, Placement, constraint_of
-from unimat_search.unimat.prior import PlacementPrior
+from unimat_search.unimat.prior import MOST_ATOMS, PlacementPrior
 from unimat_search.unimat.sample import Crystal
 from unimat_search.unimat.slot_model import SlotModel
 
@@ -51,12 +51,12 @@ class SymmetricSampler:
             cell: Row vectors, angstrom, Niggli-reduced, of a cell that the groups must allow (3, 3); None for any.
 
         Returns:
-            None where no group of the prior has room for the composition, or allows the cell.
+            An empty list where no group of the prior has room for the composition, or allows the cell.
         """
+        if sum(amount for _, amount in counts) > MOST_ATOMS:
+            return []
         rng = np.random.default_rng([seed, *(x for pair in counts for x in pair)])
-        drawn = distinct_placements(self.prior, counts, rng, group=self.group)
-        if cell is not None:
-            drawn = [one for one in drawn if one.placement.setting.allows(cell)]
+        drawn = distinct_placements(self.prior, counts, rng, group=self.group, cell=cell)
         return list(islice(order_of_trying(drawn), n))
 
     def sample(
@@ -98,4 +98,4 @@ def space_group_number(group: int | str) -> int:
     if isinstance(group, str):
         with suppress(ValueError):
             return int(SpaceGroup(group).int_number)
-    raise ValueError(f"there is no space group {group!r}; give a number from 1 to 230, or a symbol as Fm-3m")
+    raise ValueError(f"there is no space group {group!r}; give a number from 1 to 230, or a symbol as Fm-3m or P2_1/c")

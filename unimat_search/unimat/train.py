@@ -31,6 +31,7 @@ from unimat_search.unimat.checkpoint import (
     build,
     denoiser_class,
     load,
+    load_model,
     part,
     restore,
     save,
@@ -40,7 +41,13 @@ from unimat_search.unimat.model import CrystalModel, has_bf16, usable_device
 from unimat_search.unimat.optimizers import make_optimizers, optimizer_tensors, rate, restore_optimizers
 from unimat_search.unimat.structures import StructureSet
 from unimat_search.unimat.tables import at_least_one, from_table, to_table
-from unimat_search.unimat.training_data import DataConfig, find_placements, training_sets, with_symmetry
+from unimat_search.unimat.training_data import (
+    DataConfig,
+    find_placements,
+    lacking_packages,
+    training_sets,
+    with_symmetry,
+)
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.csv"
 
@@ -355,6 +362,8 @@ def train_run(
     """
     if int(os.environ.get("RANK", "0")):
         say, watch = _nothing, None
+    if init:
+        load_model(init)  # a wrong file is to be said before minutes are spent on the data
     with processes(device) as mine, ExitStack() as stack:
         train, validation = training_sets(config.data, data_dir, seed=config.training.seed)
         aside = f"{len(validation)} set aside (whole compositions)"
@@ -365,23 +374,25 @@ def train_run(
         trainer = Trainer(config, train, device=mine, init=init)
         if trainer.rank == 0:
             stack.enter_context(owned(out))
-        if symmetric:
-            keep_prior(train, out, seed=config.training.seed, say=say)
         if (out / CHECKPOINT).exists():
             trainer.restore(out / CHECKPOINT)
             say(f"going on at step {trainer.step}")
+        if symmetric and trainer.ranks == 1:
+            keep_prior(train, out, seed=config.training.seed, say=say)
         finished = run(trainer, validation, out, max_minutes=max_minutes, score=score, say=say, watch=watch)
         if trainer.rank == 0:
             export(trainer, out / MODEL, {"data_sha256": train.sha256, "structures": len(train)})
+            if symmetric:
+                keep_prior(train, out, seed=config.training.seed, say=say)
     return finished
 
 
 def keep_prior(train: StructureSet, out: Path, *, seed: int, say: Callable[[str], None]) -> None:
-    """Learn which placements the data have, once a run, and keep it beside the model."""
+    """Learn which placements the data have, once for the same data, and keep it beside the model."""
+    if lacking_packages() or ((out / PRIOR).exists() and load(out / PRIOR)[1].get("data_sha256") == train.sha256):
+        return
     from unimat_search.unimat.prior import learn_prior, save_prior
 
-    if int(os.environ.get("RANK", "0")) or (out / PRIOR).exists():
-        return
     say("learning which space groups and sites compositions have")
     placements = find_placements(train)
     if placements:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unimat_search.disk import cache_folder, whole
 from unimat_search.unimat.elements import CompositionKey
-from unimat_search.unimat.orbits import Symmetry, find_operations, find_orbits, metric_projector
+from unimat_search.unimat.orbits import SYMPREC, Symmetry, find_operations, find_orbits, metric_projector
 from unimat_search.unimat.public import PUBLIC
 from unimat_search.unimat.sources import MAX_SITES, find_data, read_formulas, read_source
 from unimat_search.unimat.structures import StructureSet, concatenate, split_by_composition
@@ -87,6 +90,9 @@ def training_sets(config: DataConfig, data_dir: Path | None, *, seed: int) -> tu
 
 T = TypeVar("T")
 
+SYMMETRY_FORMAT = 1
+"""Of what the cache keeps: another number makes it look for space groups again."""
+
 PART = 1000
 """Structures that a process looks at together."""
 
@@ -95,15 +101,23 @@ def with_symmetry(structures: StructureSet, *, say: Callable[[str], None] = prin
     """The structures with their space groups, looked for once on a machine: the user's cache keeps what was found."""
     if structures.symmetry or not len(structures):
         return structures
-    path = cache_folder() / "symmetry" / f"{structures.sha256[:32]}.npz"
-    if not path.exists():
-        say(f"looking for the space groups of {len(structures)} structures")
-        found = find_symmetry(structures)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path, alone=False) as partial, partial.open("wb") as file:
-            np.savez_compressed(file, **vars(found))
-    with np.load(path) as arrays:
+    path = cache_folder() / "symmetry" / f"{structures.sha256[:32]}-{SYMPREC}-{SYMMETRY_FORMAT}.npz"
+    with suppress(OSError, ValueError, KeyError, TypeError, BadZipFile), np.load(path) as arrays:
         return replace(structures, symmetry=Symmetry(**arrays))
+    if missing := lacking_packages():
+        say(f"space groups are left out: {missing} is not installed")
+        return structures
+    say(f"looking for the space groups of {len(structures)} structures")
+    found = find_symmetry(structures)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path, alone=False) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **vars(found))
+    return replace(structures, symmetry=found)
+
+
+def lacking_packages() -> str:
+    """Names of the packages that space groups need and that are not installed: a machine to train on may lack them."""
+    return ", ".join(name for name in ("spglib", "pymatgen", "numba") if find_spec(name) is None)
 
 
 def find_symmetry(structures: StructureSet) -> Symmetry:
@@ -128,7 +142,7 @@ def _find_symmetry(structures: StructureSet) -> tuple[NDArray[Any], ...]:
     """The arrays of `Symmetry`."""
     groups = np.zeros(len(structures), dtype=np.uint8)
     metrics = np.tile(np.eye(6, dtype=np.float32), (len(structures), 1, 1))
-    owner = np.zeros(len(structures.numbers), dtype=np.uint8)
+    owner = np.zeros(len(structures.numbers), dtype=np.int32)
     moves = np.tile(np.eye(3, dtype=np.int8), (len(structures.numbers), 1, 1))
     for row in range(len(structures)):
         mine = slice(structures.offsets[row], structures.offsets[row + 1])
@@ -137,10 +151,9 @@ def _find_symmetry(structures: StructureSet) -> tuple[NDArray[Any], ...]:
             structures.cells[row].astype(float), structures.frac_coords[mine].astype(float), structures.numbers[mine]
         )
         if operations is not None:
-            orbits = find_orbits(operations)
             groups[row] = operations.number
             metrics[row] = metric_projector(operations.rotations)
-            owner[mine], moves[mine] = orbits.owner, orbits.moves
+            owner[mine], moves[mine] = find_orbits(operations)
     return groups, metrics, owner, moves
 
 
