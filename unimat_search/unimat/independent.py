@@ -15,6 +15,9 @@ from unimat_search.unimat.grid import NULL, Grid
 BINS = 40
 """Places on an axis, each a normal distribution as wide as they are apart."""
 
+FAITH = 3.0
+"""Atoms that the distribution over all slots counts for in each slot's own."""
+
 LEAST = 1e-6
 """A slot that the data never fill is filled this often."""
 
@@ -22,8 +25,8 @@ LEAST = 1e-6
 class IndependentSlots(nn.Module):
     """Noise that belongs to a noisy tensor if its slots are independent.
 
-    A slot is filled with its own frequency; a filled slot's three coordinates are independent, each drawn from the
-    data's distribution on that axis; an empty slot is null.
+    A slot is filled with its own frequency; a filled slot's three coordinates are independent, each drawn from that
+    slot's own distribution on the axis; an empty slot is null.
 
     Args:
         grid: Of the tensors.
@@ -35,16 +38,21 @@ class IndependentSlots(nn.Module):
     def __init__(self, grid: Grid) -> None:
         super().__init__()
         self.register_buffer("filled", torch.full(grid.shape, 0.5))
-        self.register_buffer("weights", torch.full((3, BINS), 1 / BINS))
+        self.register_buffer("weights", torch.full((*grid.shape, 3, BINS), 1 / BINS))
 
     def fit(self, tensors: Tensor) -> None:
         """Learn the frequencies from data. (m, L, H, W, 3)."""
         there = tensors[..., 0] > NULL
         self.filled.copy_(there.float().mean(0).clamp(LEAST, 1 - LEAST))
-        coords = tensors[there]  # (atoms, 3)
-        bins = (coords * BINS).floor().long().clamp(0, BINS - 1)
-        counts = torch.stack([torch.bincount(bins[:, axis], minlength=BINS) for axis in range(3)]).float()
-        self.weights.copy_((counts + LEAST) / (counts + LEAST).sum(-1, keepdim=True))
+        bins = (tensors[there] * BINS).floor().long().clamp(0, BINS - 1)  # (atoms, 3)
+        slot = there.nonzero(as_tuple=True)[1:]
+        counts = torch.zeros_like(self.weights)
+        for axis in range(3):
+            place = (*slot, torch.full_like(slot[0], axis), bins[:, axis])
+            counts.index_put_(place, torch.ones(len(bins)), accumulate=True)
+        everywhere = counts.sum((0, 1, 2)) + LEAST  # (3, BINS)
+        counts += FAITH * everywhere / everywhere.sum(-1, keepdim=True)
+        self.weights.copy_(counts / counts.sum(-1, keepdim=True))
 
     def forward(self, tensor: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """The noise (b, L, H, W, 3) in a noisy tensor, and the probability that a slot is filled (b, L, H, W)."""

@@ -180,7 +180,7 @@ def _distances(number: int, point: FloatArray) -> FloatArray:
     table = _points(number)
     apart = point - table.origin
     apart = (apart - np.rint(apart))[:, None] + _SHIFTS
-    lengths = np.linalg.norm(np.einsum("kxy,ksy->ksx", table.across, apart), axis=-1)
+    lengths = np.linalg.norm(apart @ table.across.swapaxes(1, 2), axis=-1)
     return np.asarray(lengths.min(1))
 
 
@@ -212,11 +212,24 @@ def _shifts(number: int, turn: IntArray) -> FloatArray:
     if not same.any(1).all():
         return np.zeros((0, 3))
     wanted = group.translations[same.argmax(1)] - group.translations @ turn.T  # t - W' t, up to whole numbers
-    grid = np.array(list(product(range(GRID), repeat=3))) / GRID
+    grid = _origins()
     for rotation, target in zip(turned, wanted, strict=True):
         rest = grid - grid @ rotation.T - target
         grid = grid[np.abs(rest - np.rint(rest)).max(1) < 1e-4]
     return grid
+
+
+@lru_cache(maxsize=1)
+def _origins() -> FloatArray:
+    """The grid. (GRID^3, 3)."""
+    return np.array(list(product(range(GRID), repeat=3))) / GRID
+
+
+@lru_cache(maxsize=1)
+def _turns() -> IntArray:
+    """Changes of axes that may leave a cell as it is. (k, 3, 3)."""
+    matrices = np.array(list(product((-1, 0, 1), repeat=9)), dtype=np.int64).reshape(-1, 3, 3)
+    return matrices[np.abs(np.rint(np.linalg.det(matrices))) == 1]
 
 
 Permutation = tuple[int, ...]
@@ -239,7 +252,7 @@ def equivalences(number: int) -> tuple[Permutation, ...]:
     group = space_group(number)
     draw = np.random.default_rng(0).normal(size=(3, 3))
     metric = group.symmetrised(draw @ draw.T + 3 * np.eye(3))
-    turns = np.array(list(product((-1, 0, 1), repeat=9))).reshape(-1, 3, 3)
+    turns = _turns()
     turns = turns[np.abs(turns.transpose(0, 2, 1) @ metric @ turns - metric).max((1, 2)) < 1e-6]
     moves = {site_permutation(number, np.eye(3, dtype=int), shift) for shift in _shifts(number, np.eye(3, dtype=int))}
     found = set()
