@@ -49,13 +49,17 @@ def test_its_toml_reads() -> None:
     build(config.denoiser, config.model)
 
 
-@pytest.mark.parametrize("name", ["cdvae", "slots", "unet-perov"])
+@pytest.mark.parametrize(
+    "name", ["cdvae", "slots", "slots-symmetric", "unet-perov", "unet-perov-free", "unet-carbon-free"]
+)
 def test_the_settings_in_the_docs_are_settings(name: str) -> None:
     config = read_config(Path(__file__).parent.parent / "docs" / "training" / f"{name}.toml")
     build(config.denoiser, config.model)
 
 
-@pytest.mark.parametrize(("name", "weights"), [("slots", shipped_weights()), ("cdvae", cdvae.shipped_weights())])
+@pytest.mark.parametrize(
+    ("name", "weights"), [("slots-symmetric", shipped_weights()), ("cdvae", cdvae.shipped_weights())]
+)
 def test_the_shipped_models_settings_are_those_in_the_docs(name: str, weights: Path) -> None:
     config = read_config(Path(__file__).parent.parent / "docs" / "training" / f"{name}.toml")
     _, header = load(weights)
