@@ -229,7 +229,8 @@ def _origins() -> FloatArray:
 def _turns() -> IntArray:
     """Changes of axes that may leave a cell as it is. (k, 3, 3)."""
     matrices = np.array(list(product((-1, 0, 1), repeat=9)), dtype=np.int64).reshape(-1, 3, 3)
-    return matrices[np.abs(np.rint(np.linalg.det(matrices))) == 1]
+    unimodular: IntArray = matrices[np.abs(np.rint(np.linalg.det(matrices))) == 1]
+    return unimodular
 
 
 Permutation = tuple[int, ...]
