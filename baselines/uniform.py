@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from ase.data import covalent_radii
-from pymatgen.core import Composition, Lattice, Structure
+from pymatgen.core import Composition, Element, Lattice, Species, Structure
 
 from unimat_search.seeds import candidate_stream
 
@@ -29,7 +29,7 @@ class UniformRandom:
 
     def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure]:
         """See `unimat_search.protocol.StructureGenerator.generate`; structure k does not depend on n."""
-        species = [el for el in sorted(composition.elements) for _ in range(int(composition[el]))]
+        species = _species(composition)
         usual = sum((2 * covalent_radii[el.Z]) ** 3 for el in species)
         for index in range(n):
             rng = candidate_stream(seed, composition, index)
@@ -38,9 +38,14 @@ class UniformRandom:
 
     def generate_in_cell(self, composition: Composition, n: int, lattice: Lattice, *, seed: int) -> Iterator[Structure]:
         """See `unimat_search.protocol.CellGenerator`."""
-        species = [el for el in sorted(composition.elements) for _ in range(int(composition[el]))]
+        species = _species(composition)
         for index in range(n):
             yield Structure(lattice, species, candidate_stream(seed, composition, index).random((len(species), 3)))
+
+
+def _species(composition: Composition) -> list[Element | Species]:
+    """The element of each atom."""
+    return [el for el in sorted(composition.elements) for _ in range(int(composition[el]))]
 
 
 def _random_cell(rng: np.random.Generator) -> Lattice:

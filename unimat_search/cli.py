@@ -22,6 +22,7 @@ from unimat_search.cli_reproduce import reproduce
 from unimat_search.cli_runs import FORMAT, export, render, report, show
 from unimat_search.records import plain
 from unimat_search.shell import (
+    CELL_FORM,
     CONFIG,
     DATA_DIR,
     FILE,
@@ -35,8 +36,11 @@ from unimat_search.shell import (
     clear_errors,
     connected,
     log_to_stderr,
+    numbers_in,
     progress,
 )
+
+MATCHER_FORM = "LTOL,STOL,ANGLE_TOL"
 
 if TYPE_CHECKING:
     from unimat_search.eval.backends import Workers
@@ -73,7 +77,7 @@ def main() -> None:
 @click.option("-n", "n", type=int, help="Candidates of each generator for each composition. [default: 20]")
 @click.option("--formula-units", help="Formula units in the cell: 2, 1-4 or 1,2,4. [default: all that fit]")
 @click.option("--max-atoms", type=int, help="Atoms in a cell at most. [default: 20]")
-@click.option("--cell", metavar="A,B,C,ALPHA,BETA,GAMMA", help="Draw in this cell: angstrom, degrees. [default: any]")
+@click.option("--cell", metavar=CELL_FORM, help="Draw in this cell: angstrom, degrees. [default: any]")
 @click.option("--seed", type=int, help="Seed of every generator. [default: 0]")
 @click.option(
     "--relaxer",
@@ -93,7 +97,7 @@ def main() -> None:
 @click.option("--reference", type=FILE, help="Known structures: CIF, extxyz, POSCAR, parquet, or a folder.")
 @click.option(
     "--matcher",
-    metavar="LTOL,STOL,ANGLE_TOL",
+    metavar=MATCHER_FORM,
     help="Tolerances for a known structure to count as found. [default: 0.2,0.3,5]",
 )
 @click.option(
@@ -321,18 +325,10 @@ def _settings(options: dict[str, Any], stored: CompareSettings | None) -> Compar
         named = options["hull"] in (MATERIALS_PROJECT, NO_HULL)
         given["hull"] = options["hull"] if named else str(Path(options["hull"]).resolve())
     if options["matcher"] is not None:
-        given["matcher"] = MatchSettings(*_numbers(options["matcher"]))
+        given["matcher"] = MatchSettings(*numbers_in(options["matcher"], MATCHER_FORM, "0.2,0.3,5"))
     if stored and "generators" in given:
         given["generators"] = stored.joined_by(given["generators"]).generators
     return replace(base, **given, relax=replace(base.relax, **relax))
-
-
-def _numbers(text: str) -> tuple[float, float, float]:
-    try:
-        ltol, stol, angle_tol = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise BadInput(f"{text!r} is not LTOL,STOL,ANGLE_TOL, as in 0.2,0.3,5") from error
-    return ltol, stol, angle_tol
 
 
 for command in (train, sample, data, airss, evaluate, hull, reproduce, report, show, export, generators, relaxers):

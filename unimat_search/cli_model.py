@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unimat_search.shell import DATA_DIR, FILE, FOLDER, BadInput, cell_numbers, clear_errors
+from unimat_search.shell import CELL_FORM, DATA_DIR, FILE, FOLDER, BadInput, cell_numbers, clear_errors
 
 if TYPE_CHECKING:
     from pymatgen.core import Composition, Structure
@@ -106,7 +106,7 @@ def train(
 @click.option("-n", "n", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--space-group", help="Hold samples to this space group: a number or a symbol. [default: none]")
-@click.option("--cell", metavar="A,B,C,ALPHA,BETA,GAMMA", help="Draw in this cell: angstrom, degrees. [default: any]")
+@click.option("--cell", metavar=CELL_FORM, help="Draw in this cell: angstrom, degrees. [default: any]")
 @click.option("--steps", type=click.IntRange(min=1), help="Denoising steps. [default: the model's own]")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--out", type=FILE, required=True, help="File to write (extxyz).")

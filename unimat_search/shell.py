@@ -74,6 +74,7 @@ DATA_DIR = click.option(
 )
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(path_type=Path)
+CELL_FORM = "A,B,C,ALPHA,BETA,GAMMA"
 SPEC = "NAME[,KEY=VALUE...]"
 """How generators and potentials are given."""
 
@@ -298,16 +299,26 @@ def connected(backend: str, scheduler: str | None, workers: int | None) -> Itera
         yield cluster
 
 
-def cell_numbers(text: str) -> tuple[float, ...]:
-    """Lengths and angles of a cell, from the text of an option.
+def numbers_in(text: str, form: str, example: str) -> tuple[float, ...]:
+    """The numbers of an option's text, separated by commas.
+
+    Args:
+        text: What the user gave.
+        form: Their names, as the help shows them.
+        example: Such a text.
 
     Raises:
-        BadInput: If they are not six numbers.
+        BadInput: If they are not numbers, or not so many.
     """
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) != 6:
-        raise BadInput(f"{text!r} is not A,B,C,ALPHA,BETA,GAMMA, as in 5.5,5.5,7.8,90,90,90")
+    if len(numbers) != len(form.split(",")):
+        raise BadInput(f"{text!r} is not {form}, as in {example}")
     return numbers
+
+
+def cell_numbers(text: str) -> tuple[float, ...]:
+    """Lengths and angles of a cell; raises BadInput as `numbers_in` does."""
+    return numbers_in(text, CELL_FORM, "5.5,5.5,7.8,90,90,90")

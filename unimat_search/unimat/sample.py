@@ -137,9 +137,6 @@ class UniMatGenerator:
 
     def generate(self, composition: Composition, n: int, *, seed: int) -> Iterator[Structure | FailedAttempt]:
         """See `StructureGenerator.generate`; structure k does not depend on n beyond rounding."""
-        if unseen := self.unseen(composition):
-            yield from (FailedAttempt(f"the model has never seen {', '.join(unseen)}") for _ in range(n))
-            return
         yield from self._generate(composition, n, seed)
 
     def generate_in_cell(
@@ -148,10 +145,8 @@ class UniMatGenerator:
         """See `unimat_search.protocol.CellGenerator`: the cell's noise is led to that very cell."""
         from pymatgen.core import Structure
 
-        unseen = self.unseen(composition)
-        if unseen or not self.can_renew:
-            reason = f"the model has never seen {', '.join(unseen)}" if unseen else "this model can't be given a cell"
-            yield from (FailedAttempt(reason) for _ in range(n))
+        if not self.can_renew:
+            yield from [FailedAttempt("this model can't be given a cell")] * n
             return
         reduced = niggli(np.array(lattice.matrix))
         turn = reduced @ np.linalg.inv(lattice.matrix)
@@ -165,6 +160,8 @@ class UniMatGenerator:
         self, composition: Composition, n: int, seed: int, cell: NDArray[np.float64] | None = None
     ) -> list[Structure | FailedAttempt]:
         """A sample of each candidate's stream, in a given Niggli-reduced cell or any."""
+        if unseen := self.unseen(composition):
+            return [FailedAttempt(f"the model has never seen {', '.join(unseen)}")] * n
         streams = Streams([candidate_stream(seed, composition, index) for index in range(n)])
         numbers = composition_numbers(composition)
         placements: list[Placement | None] = [None] * n
@@ -276,9 +273,8 @@ class UniMatGenerator:
         properties = self.properties.to(self.device)
 
         def draw(rows: Sequence[int]) -> list[Crystal]:
-            return sample(
-                self.model, [compositions[row] for row in rows], streams.take(rows), self.settings, properties
-            )
+            chosen = [compositions[row] for row in rows]
+            return sample(self.model, chosen, streams.take(rows), self.settings, properties)
 
         return self._until_sound(draw, len(compositions))
 
