@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Composition, Structure
 from safetensors.torch import save_file
@@ -19,7 +22,7 @@ from unimat_search.unimat.checkpoint import build, load_model, save_model
 from unimat_search.unimat.diffusion import alpha_sigma, diffuse
 from unimat_search.unimat.grid import Grid
 from unimat_search.unimat.grid_model import GridModel
-from unimat_search.unimat.independent import IndependentSlots
+from unimat_search.unimat.independent import IndependentElements, given_the_sum
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties
 from unimat_search.unimat.sample import UniMatGenerator, as_structure, is_sound, sample, sample_freely
 from unimat_search.unimat.slot_model import SlotModel, with_group
@@ -296,38 +299,54 @@ def test_what_the_unet_is_told(condition: str) -> None:
     else:
         assert told is not None
         sodium, chlorine = [2, 0], [2, 3]
-        assert told[0, ..., 0].nonzero().tolist() == [[0, *sodium], [0, *chlorine], [1, *sodium]]
+        assert told[0].nonzero().tolist() == [[0, *sodium], [0, *chlorine], [1, *sodium]]
 
 
-def test_slots_that_know_nothing_of_each_other_are_denoised_by_bayes() -> None:
+def test_elements_that_know_nothing_of_each_other_are_denoised_by_bayes() -> None:
     """By brute force: the mean of many data, weighted by how likely each gives the noisy slot."""
-    grid = Grid(1, (2,), (14,))
-    slots = IndependentSlots(grid)
+    elements = IndependentElements(Grid(1, (2,), (14,)))
     generator = torch.Generator().manual_seed(0)
     data = torch.rand(40_000, 1, 1, 1, 3, generator=generator).square()
     data[:10_000] = -1.0
-    slots.fit(data)
-    assert float(slots.filled) == pytest.approx(0.75)
+    elements.fit(data)
+    assert elements.amounts[0].tolist() == pytest.approx([0.25, 0.75])
     for moment in (0.2, 0.5, 0.8):
         time = torch.tensor([moment])
         alpha, sigma = alpha_sigma(time)
         x = diffuse(data[12_345:12_346], torch.tensor([[[[[0.3, -0.4, 0.1]]]]]), time)
         weights = torch.softmax(-0.5 * ((x - alpha * data) / sigma).square().sum(-1).flatten(), 0)
         expected = (weights[:, None] * data.view(-1, 3)).sum(0)
-        noise, there = slots(x, time)
+        noise, filled = elements(x, time)
         assert torch.allclose(noise.flatten(), (x.flatten() - alpha * expected) / sigma, atol=0.03)
-        assert float(there) == pytest.approx(float(weights[10_000:].sum()), abs=0.02)
+        assert float(filled) == pytest.approx(float(weights[10_000:].sum()), abs=0.02)
+        told, filled = elements(x, time, torch.zeros(1, 1, 1, 1))
+        assert torch.allclose(told, (x + alpha) / sigma)
+        assert float(filled) == 0.0
 
 
-def test_independent_slots_make_as_many_atoms_as_the_data_have() -> None:
-    """The untrained network adds nothing: the expected number of atoms is the data's."""
-    data = random_set(3, 200)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 3), st.integers(0, 8))
+def test_counts_given_their_sum_are_those_of_all_combinations(seed: int, things: int, most: int, largest: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.rand(2, things, most + 1, generator=generator).softmax(-1)
+    sizes = torch.rand(largest + 1, generator=generator) + 0.01
+    expected = torch.zeros_like(counts)
+    for combination in itertools.product(range(most + 1), repeat=things):
+        if sum(combination) <= largest:
+            chosen = counts[:, range(things), combination]
+            expected[:, range(things), combination] += (chosen.prod(-1) * sizes[sum(combination)]).unsqueeze(-1)
+    expected /= expected.sum(-1, keepdim=True)
+    assert torch.allclose(given_the_sum(counts, sizes), expected, atol=1e-5)
+
+
+def test_the_unet_makes_crystals_of_as_many_atoms_as_the_data_have() -> None:
+    """Already untrained, when it adds nothing: all have five atoms, of whatever elements."""
+    mixed = random_set(3, 400)
+    five = mixed.take(np.flatnonzero(mixed.num_sites == 5).tolist())
     model = build("unet", TINY["unet"] | {"condition": "none"})
     assert isinstance(model, GridModel)
-    model.fit(data)
-    made = sample_freely(model.eval(), streams(*range(60)), SampleSettings(steps=32), ANYTHING)
-    atoms = np.array([len(numbers) for numbers, _, _ in made])
-    assert atoms.mean() == pytest.approx(data.num_sites.mean(), abs=4 * atoms.std() / np.sqrt(60))
+    model.fit(five)
+    made = sample_freely(model.eval(), streams(*range(40)), SampleSettings(steps=64), ANYTHING)
+    assert sum(len(numbers) == 5 for numbers, _, _ in made) >= 38
 
 
 @pytest.mark.slow

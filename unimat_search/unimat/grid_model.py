@@ -13,7 +13,7 @@ from unimat_search.unimat.cell import CELL_SIZE, cell_to_vector, vector_to_cell
 from unimat_search.unimat.diffusion import SAMPLERS, bounded, diffuse
 from unimat_search.unimat.elements import GROUPS, ROWS
 from unimat_search.unimat.grid import EMPTY_BELOW, Grid, Sites
-from unimat_search.unimat.independent import IndependentSlots
+from unimat_search.unimat.independent import IndependentElements
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties, guided, moved
 from unimat_search.unimat.structures import StructureSet
 from unimat_search.unimat.tables import MOST, at_least_one
@@ -70,8 +70,8 @@ class GridModel(CrystalModel):
         super().__init__()
         self.config = config
         self.grid = Grid(config.depth, config.rows, config.groups)
-        self.slots = IndependentSlots(self.grid)
-        self.denoiser = UNet(config.network, conditions=1 + int(config.condition != "none"))
+        self.elements = IndependentElements(self.grid)
+        self.denoiser = UNet(config.network)
 
     def fit(self, structures: StructureSet) -> None:
         """Learn the spread of the cells, and what each slot holds by itself."""
@@ -83,7 +83,7 @@ class GridModel(CrystalModel):
             sites = replace(sites, frac_coords=torch.rand(sites.frac_coords.shape, generator=generator))
         else:
             sites = replace(sites, frac_coords=_towards_zero(sites.frac_coords))
-        self.slots.fit(self.grid.encode(sites, len(structures)))
+        self.elements.fit(self.grid.encode(sites, len(structures)))
 
     def inherit_scales(self, other: CrystalModel) -> None:
         """What each slot holds by itself too.
@@ -95,7 +95,7 @@ class GridModel(CrystalModel):
         assert isinstance(other, GridModel)
         if other.grid != self.grid:
             raise ValueError(f"the model to begin with has the grid {other.grid}, the settings {self.grid}")
-        self.slots.load_state_dict(other.slots.state_dict())
+        self.elements.load_state_dict(other.elements.state_dict())
 
     @property
     def makes_compositions(self) -> bool:
@@ -133,20 +133,17 @@ class GridModel(CrystalModel):
     def predict(
         self, tensor: Tensor, cells: Tensor, time: Tensor, given: Tensor | None, known: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The noise of tensor and cell: that of independent slots, and what the network adds to it."""
-        alone, there = self.slots(tensor, time)
-        told = there.unsqueeze(-1)
-        further, cells_noise = self.denoiser(
-            tensor, cells, time, told if given is None else torch.cat([told, given], dim=-1), known
-        )
+        """The noise of tensor and cell: that of independent elements, and what the network adds to it."""
+        alone, filled = self.elements(tensor, time, given)
+        further, cells_noise = self.denoiser(tensor, cells, time, filled, known)
         return alone + further, cells_noise
 
     def given(self, numbers: Tensor) -> Tensor | None:
-        """What the denoiser is told of the composition. (b, n) -> (b, L, H, W, 1), or None."""
+        """What the denoiser is told of the composition. (b, n) -> (b, L, H, W), or None."""
         if self.config.condition == "none":
             return None
         sites = _sites(numbers, torch.zeros(*numbers.shape, 3, device=numbers.device))
-        return self.grid.occupancy(sites, len(numbers)).unsqueeze(-1)
+        return self.grid.occupancy(sites, len(numbers))
 
     def sample(
         self, numbers: Tensor, properties: Tensor, streams: Streams, settings: SampleSettings

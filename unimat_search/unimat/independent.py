@@ -1,13 +1,15 @@
-"""The best denoiser of slots that know nothing of each other: what the U-Net's noise is counted from.
+"""The best denoiser of elements that know of each other only how many atoms the crystal has: the U-Net adds to it.
 
 Almost all slots of a crystal's tensor are null. A network that has to say so for each of them spends itself on it; this
-says it exactly, by Bayes' rule, from how often each slot is filled in the data and where its atoms stand on each axis.
+says it exactly, by Bayes' rule, from how many atoms of each element the data have, where the atoms of each slot stand
+on each axis, and how many atoms there are in all.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from unimat_search.unimat.diffusion import alpha_sigma
 from unimat_search.unimat.grid import NULL, Grid
@@ -19,56 +21,128 @@ FAITH = 3.0
 """Atoms that the distribution over all slots counts for in each slot's own."""
 
 LEAST = 1e-6
-"""A slot that the data never fill is filled this often."""
+"""Probability of what the data never show."""
+
+MOST_ATOMS = 255
+"""Crystals of more atoms count as crystals of so many."""
 
 
-class IndependentSlots(nn.Module):
-    """Noise that belongs to a noisy tensor if its slots are independent.
+class IndependentElements(nn.Module):
+    """Noise that belongs to a noisy tensor if its elements are independent, given the number of atoms in all.
 
-    A slot is filled with its own frequency; a filled slot's three coordinates are independent, each drawn from that
-    slot's own distribution on the axis; an empty slot is null.
+    An element fills its first n slots, n from its own distribution; a filled slot's three coordinates are independent,
+    each drawn from that slot's own distribution on the axis; an empty slot is null. The number of atoms in all has the
+    distribution of the data.
 
     Args:
         grid: Of the tensors.
     """
 
-    filled: Tensor
+    amounts: Tensor
+    sizes: Tensor
     weights: Tensor
 
     def __init__(self, grid: Grid) -> None:
         super().__init__()
-        self.register_buffer("filled", torch.full(grid.shape, 0.5))
+        depth, rows, groups = grid.shape
+        self.register_buffer("amounts", torch.full((rows * groups, depth + 1), 1 / (depth + 1)))
+        self.register_buffer("sizes", torch.ones(MOST_ATOMS + 1))
         self.register_buffer("weights", torch.full((*grid.shape, 3, BINS), 1 / BINS))
 
     def fit(self, tensors: Tensor) -> None:
-        """Learn the frequencies from data. (m, L, H, W, 3)."""
+        """Learn the distributions from data. (m, L, H, W, 3)."""
         there = tensors[..., 0] > NULL
-        self.filled.copy_(there.float().mean(0).clamp(LEAST, 1 - LEAST))
+        counts = there.sum(1).flatten(1)  # (m, H W)
+        amounts = F.one_hot(counts, there.shape[1] + 1).float().mean(0).clamp(min=LEAST)
+        self.amounts.copy_(amounts / amounts.sum(-1, keepdim=True))
+        sizes = torch.bincount(counts.sum(1).clamp(max=MOST_ATOMS), minlength=MOST_ATOMS + 1) / len(tensors)
+        alone = torch.zeros(1, MOST_ATOMS + 1)
+        alone[:, 0] = 1.0
+        for element in self.amounts:
+            alone = _with(alone, element[None])
+        ratio = sizes.clamp(min=LEAST) / alone[0].clamp(min=LEAST)
+        self.sizes.copy_(ratio / ratio.max())
         bins = (tensors[there] * BINS).floor().long().clamp(0, BINS - 1)  # (atoms, 3)
         slot = there.nonzero(as_tuple=True)[1:]
-        counts = torch.zeros_like(self.weights)
+        places = torch.zeros_like(self.weights)
         for axis in range(3):
             place = (*slot, torch.full_like(slot[0], axis), bins[:, axis])
-            counts.index_put_(place, torch.ones(len(bins)), accumulate=True)
-        everywhere = counts.sum((0, 1, 2)) + LEAST  # (3, BINS)
-        counts += FAITH * everywhere / everywhere.sum(-1, keepdim=True)
-        self.weights.copy_(counts / counts.sum(-1, keepdim=True))
+            places.index_put_(place, torch.ones(len(bins)), accumulate=True)
+        everywhere = places.sum((0, 1, 2)) + LEAST  # (3, BINS)
+        places += FAITH * everywhere / everywhere.sum(-1, keepdim=True)
+        self.weights.copy_(places / places.sum(-1, keepdim=True))
 
-    def forward(self, tensor: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """The noise (b, L, H, W, 3) in a noisy tensor, and the probability that a slot is filled (b, L, H, W)."""
+    def forward(self, tensor: Tensor, time: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The noise in a noisy tensor.
+
+        Args:
+            tensor: (b, L, H, W, 3)
+            time: (b,)
+            given: 1 where a slot is known to be filled, 0 elsewhere (b, L, H, W); None where nothing is known.
+
+        Returns:
+            The noise (b, L, H, W, 3), and the probability that a slot is filled (b, L, H, W).
+        """
         alpha, sigma = (x.view(-1, 1, 1, 1, 1) for x in alpha_sigma(time))
         spread = 1 / BINS
         centres = (torch.arange(BINS, device=tensor.device, dtype=tensor.dtype) + 0.5) / BINS
         variance = (sigma.square() + (alpha * spread).square()).unsqueeze(-1)  # (b, 1, 1, 1, 1, 1)
         apart = tensor.unsqueeze(-1) - alpha.unsqueeze(-1) * centres  # (b, L, H, W, 3, BINS)
         scores = self.weights.log() - 0.5 * apart.square() / variance
-        evidence = scores.logsumexp(-1) - 0.5 * variance[..., 0].log()
         posterior = scores.softmax(-1)
         pulled = alpha.unsqueeze(-1) * spread**2 * tensor.unsqueeze(-1)
         means = (centres * sigma.square().unsqueeze(-1) + pulled) / variance
         coords = (posterior * means).sum(-1)  # (b, L, H, W, 3)
-        empty = -0.5 * (tensor - alpha * NULL).square() / sigma.square() - sigma.log()
-        odds = (evidence - empty).sum(-1) + self.filled.log() - torch.log1p(-self.filled)
-        there = torch.sigmoid(odds)
+        if given is None:
+            evidence = scores.logsumexp(-1) - 0.5 * variance[..., 0].log()
+            empty = -0.5 * (tensor - alpha * NULL).square() / sigma.square() - sigma.log()
+            there = self._filled((evidence - empty).sum(-1))
+        else:
+            there = given
         expected = NULL + there.unsqueeze(-1) * (coords - NULL)
         return (tensor - alpha * expected) / sigma, there
+
+    def _filled(self, odds: Tensor) -> Tensor:
+        """Probability that a slot is filled, from the logarithm of how much likelier its numbers are then. (b, L, H, W)."""
+        b, depth = odds.shape[:2]
+        scores = F.pad(odds.flatten(2).cumsum(1), (0, 0, 1, 0)).transpose(1, 2) + self.amounts.log()
+        counts = given_the_sum(scores.softmax(-1).clamp(min=1e-12), self.sizes)  # (b, H W, L + 1)
+        filled = counts[..., 1:].flip(-1).cumsum(-1).flip(-1)  # (b, H W, L)
+        return filled.transpose(1, 2).view(b, depth, *odds.shape[2:])
+
+
+def given_the_sum(counts: Tensor, sizes: Tensor) -> Tensor:
+    """Distributions of independent counts, given a weight for each value of their sum.
+
+    Args:
+        counts: Probability of 0 to k of each of e things. (b, e, k + 1)
+        sizes: Weight of a sum of 0 to s; larger sums have none. (s + 1,)
+
+    Returns:
+        (b, e, k + 1)
+    """
+    b, e, _ = counts.shape
+    before = counts.new_zeros(b, len(sizes))
+    before[:, 0] = 1.0
+    sums = [before]
+    for thing in range(e - 1):
+        sums.append(_with(sums[-1], counts[:, thing]))
+    after = sizes.expand(b, -1)
+    given = torch.empty_like(counts)
+    for thing in reversed(range(e)):
+        ahead = _ahead(after, counts.shape[-1])  # (b, s + 1, k + 1)
+        given[:, thing] = counts[:, thing] * (sums[thing].unsqueeze(1) @ ahead)[:, 0]
+        after = (ahead @ counts[:, thing].unsqueeze(-1))[..., 0]
+        after = after / after.amax(-1, keepdim=True)
+    return given / given.sum(-1, keepdim=True)
+
+
+def _with(sums: Tensor, counts: Tensor) -> Tensor:
+    """Distribution of a sum after one more count is added to it. (b, s + 1), (b, k + 1) -> (b, s + 1)."""
+    windows = F.pad(sums, (counts.shape[-1] - 1, 0)).unfold(-1, counts.shape[-1], 1)
+    return (windows @ counts.flip(-1).unsqueeze(-1))[..., 0]
+
+
+def _ahead(after: Tensor, k: int) -> Tensor:
+    """What comes n further on, for n below k; zero beyond the end. (b, s) -> (b, s, k)."""
+    return F.pad(after, (0, k - 1)).unfold(-1, k, 1)

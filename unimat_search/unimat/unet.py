@@ -43,21 +43,20 @@ class UNetConfig:
 
 
 class UNet(nn.Module):
-    """Noise of the coordinates and of the cell, from both noisy ones, the time and what is given.
+    """Noise of the coordinates and of the cell, from both noisy ones, the time and what is known.
 
     Args:
         config: Size.
-        conditions: Channels of what is given of each position (0 without).
     """
 
-    def __init__(self, config: UNetConfig, conditions: int) -> None:
+    def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         widths = [config.width * 2**level for level in range(config.levels)]
         embedding = 4 * config.width
         self.time = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.cell = nn.Sequential(nn.Linear(CELL_SIZE, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.known = nn.Linear(2 * len(PROPERTIES), embedding)
-        self.enter = nn.Conv3d(3 + CELL_SIZE + conditions, widths[0], 3, padding=1)
+        self.enter = nn.Conv3d(3 + CELL_SIZE + 1, widths[0], 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
         skips, width = [widths[0]], widths[0]
@@ -86,7 +85,7 @@ class UNet(nn.Module):
         )
 
     def forward(
-        self, tensor: Tensor, cell: Tensor, time: Tensor, given: Tensor | None, known: Tensor
+        self, tensor: Tensor, cell: Tensor, time: Tensor, filled: Tensor, known: Tensor
     ) -> tuple[Tensor, Tensor]:
         """See the class.
 
@@ -94,7 +93,7 @@ class UNet(nn.Module):
             tensor: Noisy coordinates and null locations. (b, L, H, W, 3)
             cell: Noisy standardised cells; every position is told all six numbers. (b, 6)
             time: (b,)
-            given: Composition at each position. (b, L, H, W, conditions), or None
+            filled: Probability that each slot is filled. (b, L, H, W)
             known: Properties asked for, standardised, NaN where nothing is asked. (b, 2)
 
         Returns:
@@ -104,8 +103,9 @@ class UNet(nn.Module):
             self.time(time_features(time)) + self.cell(cell) + self.known(property_features(known))
         )  # (b, embedding)
         broadcast = cell[:, None, None, None, :].expand(*tensor.shape[:-1], CELL_SIZE)
-        inputs = [tensor, broadcast] if given is None else [tensor, broadcast, given]
-        x = self.enter(torch.cat(inputs, dim=-1).movedim(-1, 1))  # (b, width, L, H, W)
+        x = self.enter(
+            torch.cat([tensor, broadcast, filled.unsqueeze(-1)], dim=-1).movedim(-1, 1)
+        )  # (b, width, L, H, W)
         skips = [x]
         for level, blocks in enumerate(self.down):
             for block in blocks:  # type: ignore[attr-defined]
