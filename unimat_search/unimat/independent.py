@@ -103,7 +103,7 @@ class IndependentElements(nn.Module):
         return (tensor - alpha * expected) / sigma, there
 
     def _filled(self, odds: Tensor) -> Tensor:
-        """Probability that a slot is filled, from the logarithm of how much likelier its numbers are then. (b, L, H, W)."""
+        """Probability that a slot is filled, from how much likelier its numbers are then, a logarithm. (b, L, H, W)."""
         b, depth = odds.shape[:2]
         scores = F.pad(odds.flatten(2).cumsum(1), (0, 0, 1, 0)).transpose(1, 2) + self.amounts.log()
         counts = given_the_sum(scores.softmax(-1).clamp(min=1e-12), self.sizes)  # (b, H W, L + 1)

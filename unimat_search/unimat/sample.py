@@ -312,7 +312,7 @@ def sample(
         compositions: Atomic numbers of each crystal's sites. (n,) each
         streams: One for each crystal.
         settings: How to sample.
-        properties: Asked for, of all. (2,)
+        properties: Asked for, of all (2,) or of each crystal (m, 2); `slots` takes a space group as a third.
         at_once: Memory's limit, positions that the denoiser computes.
         given: The cell of all, for models that can be given one. (3, 3)
 
@@ -320,6 +320,7 @@ def sample(
         A crystal of each composition, in their order.
     """
     order = sorted(range(len(compositions)), key=lambda index: len(compositions[index]))
+    asked = properties.expand(len(compositions), -1)
     sampled: list[Crystal | None] = [None] * len(order)
     while order:
         size = len(compositions[order[0]])
@@ -330,7 +331,7 @@ def sample(
         theirs = streams.take(chosen)
         with torch.no_grad(), settings.autocast(properties.device):
             told = {} if given is None else {"given": given.to(properties.device).expand(len(chosen), 3, 3)}
-            frac_coords, cells = model.sample(numbers, properties.expand(len(chosen), -1), theirs, settings, **told)
+            frac_coords, cells = model.sample(numbers, asked[chosen], theirs, settings, **told)
         for row, index in enumerate(chosen):
             sampled[index] = numbers[row].cpu(), frac_coords[row].cpu(), cells[row].cpu()
     return [one for one in sampled if one is not None]
