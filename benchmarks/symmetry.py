@@ -195,15 +195,15 @@ def matches(
 
 def draw(model: SlotModel, prior: PlacementPrior, one: Known, held: str, streams: Streams, seed: int) -> list[Crystal]:
     """Samples of a crystal's composition."""
-    n = len(streams.generators)
+    n, numbers = len(streams.generators), torch.from_numpy(one.placement.numbers)
     if held == "nothing":
-        return sample(model, [torch.from_numpy(one.placement.numbers)] * n, streams, SampleSettings(), NEAR_HULL)
+        return sample(model, [numbers] * n, streams, SampleSettings(), NEAR_HULL)
     group = None if held == "sites that are drawn" else one.placement.setting.number
     sampler = SymmetricSampler(model, prior, SampleSettings(), NEAR_HULL, group)
     if held == "the true group and sites":
-        return sampler.sample([one.placement] * n, streams)
-    placements = sampler.placements(one.counts, n, seed=seed)
-    return sampler.sample(placements, streams) if placements else []
+        return sampler.sample(numbers, [one.placement] * n, streams)
+    placements = sampler.placements(numbers, n, seed=seed)
+    return sampler.sample(numbers, placements, streams) if placements else []
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from unimat_search.unimat.slot_model import SlotModel
 from unimat_search.unimat.structures import StructureSet
 
 if TYPE_CHECKING:
+    from unimat_search.unimat.placements import Placement
     from unimat_search.unimat.prior import PlacementPrior
 
 NEAR_HULL_ASKED = torch.tensor([np.nan, 1.0])
@@ -145,13 +145,8 @@ def _held(
     made: list[Crystal] = []
     for row, numbers in enumerate(atoms):
         theirs = streams.take(range(row * samples, (row + 1) * samples))
-        counts = tuple(sorted(Counter(numbers.tolist()).items()))
-        placements = sampler.placements(counts, samples, seed=seed)
-        made += (
-            sampler.sample(placements, theirs)
-            if placements
-            else sample(model, [numbers] * samples, theirs, settings, properties)
-        )
+        held: list[Placement | None] = [*sampler.placements(numbers, samples, seed=seed)]
+        made += sampler.sample(numbers.sort().values, held or [None] * samples, theirs)
     return made
 
 

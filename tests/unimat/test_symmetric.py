@@ -196,7 +196,7 @@ def test_the_prior_puts_known_crystals_first(prior: PlacementPrior) -> None:
 
 def test_projections_are_exact_and_find_what_the_group_allows() -> None:
     """The projection leaves alone what it allows, in bf16 too."""
-    _, constraint = constraint_of([placement(CORUNDUM)] * 2)
+    constraint = constraint_of(10, [placement(CORUNDUM)] * 2)
     moves = torch.randn(2, len(constraint.points[0]), 3, generator=torch.Generator().manual_seed(0))
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
@@ -272,7 +272,7 @@ def test_samples_keep_the_space_group_exactly(structure: Structure) -> None:
     one = placement(structure)
     model = tiny_model("slots", random_set(0, 40))
     assert isinstance(model, SlotModel)
-    numbers, constraint = constraint_of([one] * 3)
+    numbers, constraint = torch.from_numpy(one.numbers).expand(3, -1), constraint_of(len(one.numbers), [one] * 3)
     streams = Streams([np.random.default_rng(seed) for seed in range(3)])
     with torch.no_grad():
         frac_coords, cells = model.sample_held(
@@ -286,6 +286,21 @@ def test_samples_keep_the_space_group_exactly(structure: Structure) -> None:
             apart = (coords @ rotation.T + shift)[:, None] - coords
             nearest = np.abs(apart - np.rint(apart)).max(-1) + 9 * (one.numbers[:, None] != one.numbers)
             assert (nearest.min(1) < 1e-4).all()
+
+
+def test_what_nothing_holds_is_sampled_beside_the_held_as_if_alone() -> None:
+    one = placement(RUTILE)
+    model = tiny_model("slots", random_set(0, 40))
+    assert isinstance(model, SlotModel)
+    numbers, nothing = torch.from_numpy(one.numbers).expand(2, -1), torch.full((2, 2), torch.nan)
+    streams = [Streams([np.random.default_rng(seed) for seed in range(2)]) for _ in range(2)]
+    with torch.no_grad():
+        constraint = constraint_of(len(one.numbers), [one, None])
+        held = model.sample_held(numbers, nothing, constraint, streams[0], SampleSettings(steps=6))
+        free = model.sample(numbers, nothing, streams[1], SampleSettings(steps=6))
+    for mine, alone in zip(held, free, strict=True):
+        assert torch.allclose(mine[1], alone[1], atol=1e-4)
+        assert not torch.allclose(mine[0], alone[0], atol=1e-2)
 
 
 def test_the_generator_holds_samples_to_the_group_asked_for(run: Path) -> None:

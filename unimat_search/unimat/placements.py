@@ -13,9 +13,7 @@ from functools import cached_property, lru_cache
 from itertools import product
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from unimat_search.airss.symmetry import TOLERANCE, Site, sites, space_group, wrapped
 from unimat_search.unimat.orbits import SYMPREC, UPPER, Constraint, Orbits, constrain, fixed_lattice, metric_projector
@@ -309,14 +307,14 @@ class Settings:
         return setting.number, rotations[np.lexsort(rotations.T)].tobytes()
 
 
-def constraint_of(placements: Sequence[Placement]) -> tuple[Tensor, Constraint]:
-    """Atomic numbers (b, n) of placements of one size, and what holds crystals to them."""
-    drawn = [placement.orbits() for placement in placements]
-    numbers = torch.from_numpy(np.stack([placement.numbers for placement in placements]))
-    constraint = constrain(
-        [placement.setting.number for placement in placements],
-        [placement.setting.metrics for placement in placements],
-        [points for points, _ in drawn],
-        [orbits for _, orbits in drawn],
-    )
-    return numbers, constraint
+def constraint_of(atoms: int, placements: Sequence[Placement | None]) -> Constraint:
+    """What holds crystals of so many atoms, by rising atomic number, to placements; None holds a crystal to nothing."""
+    groups, metrics, points, orbits = zip(*(_hold(atoms, one) for one in placements), strict=True)
+    return constrain(groups, metrics, points, orbits)
+
+
+def _hold(atoms: int, placement: Placement | None) -> tuple[int, FloatArray, FloatArray, Orbits]:
+    if placement is None:
+        free = np.tile(np.eye(3), (atoms, 1, 1))
+        return 0, np.eye(6), np.zeros((atoms, 3)), Orbits(np.arange(atoms), free, free)
+    return placement.setting.number, placement.setting.metrics, *placement.orbits()

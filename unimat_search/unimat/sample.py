@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -163,10 +162,10 @@ class UniMatGenerator:
         if unseen := self.unseen(composition):
             return [FailedAttempt(f"the model has never seen {', '.join(unseen)}")] * n
         streams = Streams([candidate_stream(seed, composition, index) for index in range(n)])
-        numbers = composition_numbers(composition)
+        numbers = torch.tensor(composition_numbers(composition))
         placements: list[Placement | None] = [None] * n
         if self.symmetric:
-            found = self.symmetric.placements(tuple(sorted(Counter(numbers).items())), n, seed=seed, cell=cell)
+            found = self.symmetric.placements(numbers, n, seed=seed, cell=cell)
             group = self.symmetric.group
             if group and not found:
                 where = "in a primitive cell" if cell is None else "in the cell that is given"
@@ -176,23 +175,14 @@ class UniMatGenerator:
                     placements[row] = one
 
         def draw(rows: Sequence[int]) -> list[Crystal]:
-            made: dict[int, Crystal] = {}
-            free = [row for row in rows if placements[row] is None]
-            made |= zip(free, self._free(torch.tensor(numbers), streams.take(free), cell), strict=True)
-            held = [(row, one) for row in rows if (one := placements[row])]
-            if self.symmetric and held:
-                chosen = [row for row, _ in held]
-                crystals = self.symmetric.sample([one for _, one in held], streams.take(chosen), cell)
-                made |= zip(chosen, crystals, strict=True)
-            return [made[row] for row in rows]
+            if self.symmetric:
+                chosen = [placements[row] for row in rows]
+                return self.symmetric.sample(numbers, chosen, streams.take(rows), cell)
+            given = None if cell is None else torch.from_numpy(cell).float()
+            properties = self.properties.to(self.device)
+            return sample(self.model, [numbers] * len(rows), streams.take(rows), self.settings, properties, given=given)
 
         return [as_structure(one) for one in self._until_sound(draw, n)]
-
-    def _free(self, numbers: Tensor, streams: Streams, cell: NDArray[np.float64] | None) -> list[Crystal]:
-        """Crystals of one composition that no symmetry holds."""
-        given = None if cell is None else torch.from_numpy(cell).float()
-        properties = self.properties.to(self.device)
-        return sample(self.model, [numbers] * len(streams.generators), streams, self.settings, properties, given=given)
 
     def from_streams(self, composition: Composition, streams: Streams) -> list[Structure | FailedAttempt]:
         """A structure of each stream of random numbers, of elements that the model has seen."""

@@ -260,4 +260,4 @@ def with_group(known: Tensor, groups: Tensor | None) -> Tensor:
 
 def site_features(freedom: Freedom) -> Tensor:
     """What the denoiser is told of each atom's site: see `SlotDenoiser.forward`. (b, n, 2)."""
-    return torch.stack([freedom.ranks + 1, freedom.sizes], dim=-1)
+    return torch.stack([freedom.ranks + 1, freedom.sizes], dim=-1) * (freedom.groups > 0)[:, None, None]

@@ -133,8 +133,9 @@ class SlotDenoiser(nn.Module):
         if torch.is_autocast_enabled(pairs.device.type):
             pairs = pairs.to(torch.get_autocast_dtype(pairs.device.type))  # once for all blocks
         tokens = self.tokens(numbers)  # (b, n, width)
-        if sites is not None:
-            tokens = tokens + self.rank(sites[..., 0]) + self.orbit(sites[..., 1].clamp(max=MAX_ORBIT))
+        if sites is None:
+            sites = torch.zeros_like(numbers).unsqueeze(-1).expand(-1, -1, 2)
+        tokens = tokens + self.rank(sites[..., 0]) + self.orbit(sites[..., 1].clamp(max=MAX_ORBIT))
         size = torch.full_like(numbers[:, 0], numbers.shape[1]).clamp(max=self.largest_size)
         told = self.known(property_features(known[:, :-1])) + self.space_group(known[:, -1].nan_to_num().long())
         condition = self.time(time_features(time)) + self.cell(cell) + told + self.size(size)  # (b, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from unimat_search.unimat.drawing import distinct_placements, order_of_trying
 from unimat_search.unimat.model import SampleSettings, Streams
-from unimat_search.unimat.occupying import Counts
 from unimat_search.unimat.placements import FloatArray, Placement, constraint_of
 from unimat_search.unimat.prior import MOST_ATOMS, PlacementPrior
 from unimat_search.unimat.sample import Crystal
@@ -41,11 +41,11 @@ class SymmetricSampler:
     properties: Tensor
     group: int | None = None
 
-    def placements(self, counts: Counts, n: int, *, seed: int, cell: FloatArray | None = None) -> list[Placement]:
+    def placements(self, numbers: Tensor, n: int, *, seed: int, cell: FloatArray | None = None) -> list[Placement]:
         """The first n placements to try, with repetitions; they do not depend on n.
 
         Args:
-            counts: Atomic number and amount of each element in the cell, by rising number.
+            numbers: Atomic numbers of the cell's atoms. (n,)
             n: How many.
             seed: Of the draws.
             cell: Row vectors, angstrom, Niggli-reduced, of a cell that the groups must allow (3, 3); None for any.
@@ -53,36 +53,44 @@ class SymmetricSampler:
         Returns:
             An empty list where no group of the prior has room for the composition, or allows the cell.
         """
-        if sum(amount for _, amount in counts) > MOST_ATOMS:
+        if len(numbers) > MOST_ATOMS:
             return []
+        counts = tuple(sorted(Counter(numbers.tolist()).items()))
         rng = np.random.default_rng([seed, *(x for pair in counts for x in pair)])
         drawn = distinct_placements(self.prior, counts, rng, group=self.group, cell=cell)
         return list(islice(order_of_trying(drawn), n))
 
     def sample(
-        self, placements: Sequence[Placement], streams: Streams, cell: FloatArray | None = None
+        self, numbers: Tensor, placements: Sequence[Placement | None], streams: Streams, cell: FloatArray | None = None
     ) -> list[Crystal]:
-        """A crystal on each placement, in a given cell or any; all of one composition."""
+        """A crystal on each placement, in a given cell or any; None holds a crystal to nothing.
+
+        Args:
+            numbers: Atomic numbers of all, rising. (n,)
+            placements: b of them.
+            streams: b of them.
+            cell: As in `placements`.
+        """
         crystals: list[Crystal] = []
         for start in range(0, len(placements), AT_ONCE):
             part = range(start, min(start + AT_ONCE, len(placements)))
-            crystals += self._sample([placements[row] for row in part], streams.take(part), cell)
+            crystals += self._sample(numbers, [placements[row] for row in part], streams.take(part), cell)
         return crystals
 
-    def _sample(self, placements: Sequence[Placement], streams: Streams, cell: FloatArray | None) -> list[Crystal]:
-        device = self.properties.device
-        numbers, constraint = constraint_of(placements)
-        properties = self.properties.expand(len(placements), -1)
+    def _sample(
+        self, numbers: Tensor, placements: Sequence[Placement | None], streams: Streams, cell: FloatArray | None
+    ) -> list[Crystal]:
+        device, count = self.properties.device, len(placements)
         with torch.no_grad(), self.settings.autocast(device):
             frac_coords, cells = self.model.sample_held(
-                numbers.to(device),
-                properties,
-                constraint.to(device),
+                numbers.to(device).expand(count, -1),
+                self.properties.expand(count, -1),
+                constraint_of(len(numbers), placements).to(device),
                 streams,
                 self.settings,
-                given=None if cell is None else torch.from_numpy(cell).float().to(device).expand(len(placements), 3, 3),
+                given=None if cell is None else torch.from_numpy(cell).float().to(device).expand(count, 3, 3),
             )
-        return list(zip(numbers, frac_coords.cpu(), cells.cpu(), strict=True))
+        return [(numbers, *crystal) for crystal in zip(frac_coords.cpu(), cells.cpu(), strict=True)]
 
 
 def space_group_number(group: int | str) -> int:
