@@ -172,25 +172,34 @@ def matches(
     model: SlotModel, prior: PlacementPrior, crystals: Sequence[Known], held: str, samples: int, seed: int
 ) -> list[str]:
     """The cells of a row."""
+    distances, sound, group = outcomes(model, prior, crystals, held, samples, seed)
+    matched = ~np.isnan(distances)
+    shares = (matched.mean(), matched.any(1).mean(), sound.mean(), group.mean())
+    one, any_of_all, sound_share, group_share = (f"{100 * share:.1f}" for share in shares)
+    return [one, any_of_all, f"{np.nanmean(distances):.3f}", sound_share, group_share]
+
+
+def outcomes(
+    model: SlotModel, prior: PlacementPrior, crystals: Sequence[Known], held: str, samples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each sample, the distance from its crystal (NaN: no match), whether it is sound, and has its space group."""
     matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
-    hits, distances, sound, group = np.zeros((len(crystals), samples), dtype=bool), [], 0, 0
+    distances = np.full((len(crystals), samples), np.nan)
+    sound, group = np.zeros((2, len(crystals), samples), dtype=bool)
     for row, one in enumerate(crystals):
         streams = Streams([np.random.default_rng([seed, row, index]) for index in range(samples)])
         for index, made in enumerate(draw(model, prior, one, held, streams, seed)):
-            sound += is_sound(made)
+            sound[row, index] = is_sound(made)
             structure = as_structure(made)
             if isinstance(structure, Structure):
                 found = matcher.get_rms_dist(one.structure, structure)  # type: ignore[no-untyped-call]
-                hits[row, index] = found is not None
-                distances += [] if found is None else [found[0]]
+                distances[row, index] = np.nan if found is None else found[0]
                 numbers = [site.specie.Z for site in structure]
                 dataset = spglib.get_symmetry_dataset(
                     (structure.lattice.matrix, structure.frac_coords, numbers), symprec=0.1
                 )
-                group += dataset is not None and dataset.number == one.placement.setting.number
-    shares = [100 * hits.mean(), 100 * hits.any(1).mean()]
-    rest = [100 * sound / hits.size, 100 * group / hits.size]
-    return [f"{shares[0]:.1f}", f"{shares[1]:.1f}", f"{np.mean(distances):.3f}", *(f"{x:.1f}" for x in rest)]
+                group[row, index] = dataset is not None and dataset.number == one.placement.setting.number
+    return distances, sound, group
 
 
 def draw(model: SlotModel, prior: PlacementPrior, one: Known, held: str, streams: Streams, seed: int) -> list[Crystal]:

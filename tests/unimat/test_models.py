@@ -22,7 +22,7 @@ from unimat_search.unimat.checkpoint import build, load_model, save_model
 from unimat_search.unimat.diffusion import alpha_sigma, diffuse
 from unimat_search.unimat.grid import Grid
 from unimat_search.unimat.grid_model import GridModel
-from unimat_search.unimat.independent import IndependentElements, given_the_sum
+from unimat_search.unimat.independent import BELIEFS, BINS, IndependentElements, given_the_sum
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties
 from unimat_search.unimat.sample import UniMatGenerator, as_structure, is_sound, sample, sample_freely
 from unimat_search.unimat.slot_model import SlotModel, with_group
@@ -316,12 +316,21 @@ def test_elements_that_know_nothing_of_each_other_are_denoised_by_bayes() -> Non
         x = diffuse(data[12_345:12_346], torch.tensor([[[[[0.3, -0.4, 0.1]]]]]), time)
         weights = torch.softmax(-0.5 * ((x - alpha * data) / sigma).square().sum(-1).flatten(), 0)
         expected = (weights[:, None] * data.view(-1, 3)).sum(0)
-        noise, filled = elements(x, time)
-        assert torch.allclose(noise.flatten(), (x.flatten() - alpha * expected) / sigma, atol=0.03)
+        evidence = elements.evidence(x, time)
+        mean, filled = elements.expected(evidence)
+        assert torch.allclose(mean.flatten(), expected, atol=0.03)
         assert float(filled) == pytest.approx(float(weights[10_000:].sum()), abs=0.02)
-        told, filled = elements(x, time, torch.zeros(1, 1, 1, 1))
-        assert torch.allclose(told, (x + alpha) / sigma)
+        mean, filled = elements.expected(evidence, torch.zeros(1, 1, 1, 1))
+        assert mean.flatten().tolist() == [-1.0] * 3
         assert float(filled) == 0.0
+        doubts = torch.zeros(1, 1, 1, 1, BELIEFS)
+        doubts[..., 0] = -200.0
+        assert float(elements.expected(evidence, beliefs=doubts)[1]) < 1e-6
+        there = torch.zeros(1, 1, 1, 1, BELIEFS)
+        there[..., 0], there[..., 1 + 7 :: BINS] = 200.0, 200.0
+        mean, filled = elements.expected(evidence, beliefs=there)
+        assert float(filled) > 1 - 1e-6
+        assert torch.allclose(mean, torch.full((3,), 7.5 / BINS), atol=1 / BINS)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 3), st.integers(0, 8))

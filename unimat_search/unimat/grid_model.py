@@ -10,10 +10,10 @@ from torch import Tensor
 
 from unimat_search.unimat.batches import Batch
 from unimat_search.unimat.cell import CELL_SIZE, cell_to_vector, vector_to_cell
-from unimat_search.unimat.diffusion import SAMPLERS, bounded, diffuse
+from unimat_search.unimat.diffusion import SAMPLERS, alpha_sigma, bounded, diffuse
 from unimat_search.unimat.elements import GROUPS, ROWS
 from unimat_search.unimat.grid import EMPTY_BELOW, Grid, Sites
-from unimat_search.unimat.independent import IndependentElements
+from unimat_search.unimat.independent import BELIEFS, IndependentElements
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties, guided, moved
 from unimat_search.unimat.structures import StructureSet
 from unimat_search.unimat.tables import MOST, at_least_one
@@ -71,7 +71,7 @@ class GridModel(CrystalModel):
         self.config = config
         self.grid = Grid(config.depth, config.rows, config.groups)
         self.elements = IndependentElements(self.grid)
-        self.denoiser = UNet(config.network)
+        self.denoiser = UNet(config.network, BELIEFS)
 
     def fit(self, structures: StructureSet) -> None:
         """Learn the spread of the cells, and what each slot holds by itself."""
@@ -107,7 +107,10 @@ class GridModel(CrystalModel):
         return int(np.prod(self.grid.shape))
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Mean squared errors of the predicted noise of tensor and cell.
+        """Mean squared errors of the predicted noise of tensor and cell, where there is little noise those of the data.
+
+        That is a weight of min(SNR, 1) / SNR (Hang et al., arXiv:2303.09556): else the last digits of the coordinates
+        outweigh which slots are filled.
 
         Data are augmented as in the paper by shuffling like atoms, and, where `move` asks for it, by the translations
         and the inversion that its rotations become in fractional coordinates.
@@ -126,17 +129,23 @@ class GridModel(CrystalModel):
         predicted, cells_predicted = self.predict(
             diffuse(tensor, noise, time), diffuse(cells, cells_noise, time), time, self.given(numbers), known
         )
-        coords_loss = (predicted - noise).square().mean()
-        cells_loss = (cells_predicted - cells_noise).square().mean()
+        alpha, sigma = alpha_sigma(time)
+        weight = (sigma / alpha).square().clamp(max=1.0)
+        coords_loss = (weight * (predicted - noise).square().flatten(1).mean(1)).mean()
+        cells_loss = (weight * (cells_predicted - cells_noise).square().mean(1)).mean()
         return {"loss": self.config.coords_weight * coords_loss + cells_loss, "coords": coords_loss, "cell": cells_loss}
 
     def predict(
         self, tensor: Tensor, cells: Tensor, time: Tensor, given: Tensor | None, known: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The noise of tensor and cell: that of independent elements, and what the network adds to it."""
-        alone, filled = self.elements(tensor, time, given)
-        further, cells_noise = self.denoiser(tensor, cells, time, filled, known)
-        return alone + further, cells_noise
+        """The noise of tensor and cell: the tensor's by Bayes' rule from beliefs that the network changes."""
+        evidence = self.elements.evidence(tensor, time)
+        with torch.no_grad():
+            _, alone = self.elements.expected(evidence, given)
+        beliefs, cells_noise = self.denoiser(tensor, cells, time, alone, known)
+        expected, _ = self.elements.expected(evidence, given, beliefs)
+        alpha, sigma = (x.view(-1, 1, 1, 1, 1) for x in alpha_sigma(time))
+        return (tensor - alpha * expected) / sigma, cells_noise
 
     def given(self, numbers: Tensor) -> Tensor | None:
         """What the denoiser is told of the composition. (b, n) -> (b, L, H, W), or None."""

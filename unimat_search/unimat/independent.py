@@ -1,11 +1,13 @@
-"""The best denoiser of elements that know of each other only how many atoms the crystal has: the U-Net adds to it.
+"""The best denoiser of a crystal's slots, given what is believed of each: the U-Net changes these beliefs.
 
-Almost all slots of a crystal's tensor are null. A network that has to say so for each of them spends itself on it; this
-says it exactly, by Bayes' rule, from how many atoms of each element the data have, where the atoms of each slot stand
-on each axis, and how many atoms there are in all.
+Almost all slots of a crystal's tensor are null, and atoms stand on few places. A network that has to say so spends
+itself on it; this says it exactly, by Bayes' rule, from how many atoms of each element the data have, where the atoms
+of each slot stand on each axis, and how many atoms there are in all.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,10 @@ from unimat_search.unimat.grid import NULL, Grid
 BINS = 40
 """Places on an axis, each a normal distribution as wide as they are apart."""
 
+BELIEFS = 1 + 3 * BINS
+"""Numbers that a network may add to the beliefs of a slot: to the logarithm of the odds that it is filled, and to the
+logarithms of the probabilities of its places on each axis."""
+
 FAITH = 3.0
 """Atoms that the distribution over all slots counts for in each slot's own."""
 
@@ -27,8 +33,23 @@ MOST_ATOMS = 255
 """Crystals of more atoms count as crystals of so many."""
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What noisy numbers say of a tensor, before anything is believed.
+
+    Attributes:
+        places: Logarithm of the likelihood of each place on each axis. (b, L, H, W, 3, BINS)
+        means: Where the coordinate is to be expected if it is at that place. (b, L, H, W, 3, BINS)
+        empty: Logarithm of the likelihood of a null slot. (b, L, H, W)
+    """
+
+    places: Tensor
+    means: Tensor
+    empty: Tensor
+
+
 class IndependentElements(nn.Module):
-    """Noise that belongs to a noisy tensor if its elements are independent, given the number of atoms in all.
+    """Beliefs of elements that know of each other only how many atoms there are in all.
 
     An element fills its first n slots, n from its own distribution; a filled slot's three coordinates are independent,
     each drawn from that slot's own distribution on the axis; an empty slot is null. The number of atoms in all has the
@@ -72,35 +93,44 @@ class IndependentElements(nn.Module):
         places += FAITH * everywhere / everywhere.sum(-1, keepdim=True)
         self.weights.copy_(places / places.sum(-1, keepdim=True))
 
-    def forward(self, tensor: Tensor, time: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The noise in a noisy tensor.
-
-        Args:
-            tensor: (b, L, H, W, 3)
-            time: (b,)
-            given: 1 where a slot is known to be filled, 0 elsewhere (b, L, H, W); None where nothing is known.
-
-        Returns:
-            The noise (b, L, H, W, 3), and the probability that a slot is filled (b, L, H, W).
-        """
+    def evidence(self, tensor: Tensor, time: Tensor) -> Evidence:
+        """See `Evidence`. (b, L, H, W, 3), (b,)."""
         alpha, sigma = (x.view(-1, 1, 1, 1, 1) for x in alpha_sigma(time))
         spread = 1 / BINS
         centres = (torch.arange(BINS, device=tensor.device, dtype=tensor.dtype) + 0.5) / BINS
         variance = (sigma.square() + (alpha * spread).square()).unsqueeze(-1)  # (b, 1, 1, 1, 1, 1)
         apart = tensor.unsqueeze(-1) - alpha.unsqueeze(-1) * centres  # (b, L, H, W, 3, BINS)
-        scores = self.weights.log() - 0.5 * apart.square() / variance
-        posterior = scores.softmax(-1)
         pulled = alpha.unsqueeze(-1) * spread**2 * tensor.unsqueeze(-1)
-        means = (centres * sigma.square().unsqueeze(-1) + pulled) / variance
-        coords = (posterior * means).sum(-1)  # (b, L, H, W, 3)
-        if given is None:
-            evidence = scores.logsumexp(-1) - 0.5 * variance[..., 0].log()
-            empty = -0.5 * (tensor - alpha * NULL).square() / sigma.square() - sigma.log()
-            there = self._filled((evidence - empty).sum(-1))
-        else:
-            there = given
-        expected = NULL + there.unsqueeze(-1) * (coords - NULL)
-        return (tensor - alpha * expected) / sigma, there
+        empty = -0.5 * (tensor - alpha * NULL).square() / sigma.square() - sigma.log()
+        return Evidence(
+            places=-0.5 * apart.square() / variance - 0.5 * variance.log(),
+            means=(centres * sigma.square().unsqueeze(-1) + pulled) / variance,
+            empty=empty.sum(-1),
+        )
+
+    def expected(
+        self, evidence: Evidence, given: Tensor | None = None, beliefs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What a tensor is to be expected to be.
+
+        Args:
+            evidence: What its noisy numbers say.
+            given: 1 where a slot is known to be filled, 0 elsewhere (b, L, H, W); None where nothing is known.
+            beliefs: See `BELIEFS`. (b, L, H, W, BELIEFS)
+
+        Returns:
+            The tensor (b, L, H, W, 3), and the probability that a slot is filled (b, L, H, W).
+        """
+        prior = self.weights.log()
+        if beliefs is not None:
+            prior = F.log_softmax(prior + beliefs[..., 1:].view(*beliefs.shape[:-1], 3, BINS), -1)
+        scores = prior + evidence.places
+        coords = (scores.softmax(-1) * evidence.means).sum(-1)  # (b, L, H, W, 3)
+        filled = given
+        if filled is None:
+            odds = scores.logsumexp(-1).sum(-1) - evidence.empty
+            filled = self._filled(odds if beliefs is None else odds + beliefs[..., 0])
+        return NULL + filled.unsqueeze(-1) * (coords - NULL), filled
 
     def _filled(self, odds: Tensor) -> Tensor:
         """Probability that a slot is filled, from how much likelier its numbers are then, a logarithm. (b, L, H, W)."""
@@ -128,12 +158,13 @@ def given_the_sum(counts: Tensor, sizes: Tensor) -> Tensor:
     for thing in range(e - 1):
         sums.append(_with(sums[-1], counts[:, thing]))
     after = sizes.expand(b, -1)
-    given = torch.empty_like(counts)
+    factors = []
     for thing in reversed(range(e)):
         ahead = _ahead(after, counts.shape[-1])  # (b, s + 1, k + 1)
-        given[:, thing] = counts[:, thing] * (sums[thing].unsqueeze(1) @ ahead)[:, 0]
+        factors.append((sums[thing].unsqueeze(1) @ ahead)[:, 0])
         after = (ahead @ counts[:, thing].unsqueeze(-1))[..., 0]
         after = after / after.amax(-1, keepdim=True)
+    given = counts * torch.stack(factors[::-1], 1)
     return given / given.sum(-1, keepdim=True)
 
 

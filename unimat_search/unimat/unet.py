@@ -43,13 +43,14 @@ class UNetConfig:
 
 
 class UNet(nn.Module):
-    """Noise of the coordinates and of the cell, from both noisy ones, the time and what is known.
+    """What it says of each slot, and noise of the cell, from both noisy ones, the time and what is known.
 
     Args:
         config: Size.
+        outputs: Numbers that it says of each slot.
     """
 
-    def __init__(self, config: UNetConfig) -> None:
+    def __init__(self, config: UNetConfig, outputs: int) -> None:
         super().__init__()
         widths = [config.width * 2**level for level in range(config.levels)]
         embedding = 4 * config.width
@@ -79,7 +80,7 @@ class UNet(nn.Module):
             self.up.append(level_blocks)
             if level:
                 self.grow.append(nn.Conv3d(width, width, 3, padding=1))
-        self.leave = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), zero(nn.Conv3d(width, 3, 3, padding=1)))
+        self.leave = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), zero(nn.Conv3d(width, outputs, 1)))
         self.to_cell = nn.Sequential(
             nn.Linear(width + embedding, embedding), nn.SiLU(), zero(nn.Linear(embedding, CELL_SIZE))
         )
@@ -97,7 +98,7 @@ class UNet(nn.Module):
             known: Properties asked for, standardised, NaN where nothing is asked. (b, 2)
 
         Returns:
-            (b, L, H, W, 3) and (b, 6)
+            Of each slot (b, L, H, W, outputs), and noise of the cells (b, 6).
         """
         embedding = (
             self.time(time_features(time)) + self.cell(cell) + self.known(property_features(known))
