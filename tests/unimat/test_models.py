@@ -358,6 +358,17 @@ def test_the_unet_makes_crystals_of_as_many_atoms_as_the_data_have() -> None:
     assert sum(len(numbers) == 5 for numbers, _, _ in made) >= 38
 
 
+def test_without_augmentation_the_order_of_atoms_is_of_no_account() -> None:
+    model = build("unet", TINY["unet"] | {"augment": False})
+    model.fit(DATA)
+    batch = by_size(DATA)[5]
+    order = torch.randperm(5, generator=torch.Generator().manual_seed(1))
+    shuffled = replace(batch, numbers=batch.numbers[:, order], frac_coords=batch.frac_coords[:, order])
+    with torch.no_grad():
+        one, same = (float(model.loss(b, torch.Generator().manual_seed(0))["loss"]) for b in (batch, shuffled))
+    assert one == pytest.approx(same, rel=1e-5)
+
+
 @pytest.mark.slow
 def test_an_unconditional_grid_learns_how_many_atoms_five_crystals_have() -> None:
     five = random_set(4, 5, elements=(3, 8, 17), most=1)
@@ -369,7 +380,7 @@ def test_an_unconditional_grid_learns_how_many_atoms_five_crystals_have() -> Non
             "rows": [2, 3],
             "groups": [1, 16, 17],
             "condition": "none",
-            "move": False,
+            "augment": False,
         },
         training=TrainingConfig(steps=400, sites=80, lr=2e-3, ema=0.98, precision="float32", accumulate=1),
     )

@@ -13,7 +13,7 @@ from unimat_search.unimat.cell import CELL_SIZE, cell_to_vector, vector_to_cell
 from unimat_search.unimat.diffusion import SAMPLERS, alpha_sigma, bounded, diffuse
 from unimat_search.unimat.elements import GROUPS, ROWS
 from unimat_search.unimat.grid import EMPTY_BELOW, Grid, Sites
-from unimat_search.unimat.independent import BELIEFS, IndependentElements
+from unimat_search.unimat.independent import BELIEFS, BINS, IndependentElements
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties, guided, moved
 from unimat_search.unimat.structures import StructureSet
 from unimat_search.unimat.tables import MOST, at_least_one
@@ -41,7 +41,8 @@ class GridModelConfig:
             generates the composition too.
         drop_rate: How often training hides the properties.
         coords_weight: Weight of the slots' loss, a mean over all of them, beside the cell's: few slots are filled.
-        move: Whether training shifts and inverts crystals at random; not where their atoms stand on special positions.
+        augment: Whether training shifts and inverts crystals and shuffles like atoms at random; else like atoms are
+            ordered by their coordinates. Not where atoms stand on special positions: they would lose these.
     """
 
     network: UNetConfig = field(default_factory=UNetConfig)
@@ -51,7 +52,7 @@ class GridModelConfig:
     condition: str = "counts"
     drop_rate: float = 0.1
     coords_weight: float = 1.0
-    move: bool = True
+    augment: bool = True
 
     def __post_init__(self) -> None:
         at_least_one(self, "depth", where="model", most=MOST)
@@ -78,11 +79,14 @@ class GridModel(CrystalModel):
         super().fit(structures)
         self.fit_cells(cell_to_vector(torch.from_numpy(structures.cells.astype(np.float64))))
         sites = structures.sites()
-        if self.config.move:
+        if self.config.augment:
             generator = torch.Generator().manual_seed(0)
             sites = replace(sites, frac_coords=torch.rand(sites.frac_coords.shape, generator=generator))
         else:
-            sites = replace(sites, frac_coords=_towards_zero(sites.frac_coords))
+            coords = _towards_zero(sites.frac_coords)
+            order = _by_place(coords)
+            order = order[sites.owner[order].argsort(stable=True)]
+            sites = Sites(sites.owner, sites.numbers[order], coords[order])
         self.elements.fit(self.grid.encode(sites, len(structures)))
 
     def inherit_scales(self, other: CrystalModel) -> None:
@@ -112,14 +116,18 @@ class GridModel(CrystalModel):
         That is a weight of min(SNR, 1) / SNR (Hang et al., arXiv:2303.09556): else the last digits of the coordinates
         outweigh which slots are filled.
 
-        Data are augmented as in the paper by shuffling like atoms, and, where `move` asks for it, by the translations
+        Where `augment` asks for it, data are augmented as in the paper by shuffling like atoms, and by the translations
         and the inversion that its rotations become in fractional coordinates.
         """
         device, count = batch.numbers.device, len(batch)
-        order = torch.rand(batch.numbers.shape, generator=generator, device=device).argsort(1)
+        if self.config.augment:
+            coords = moved(batch.frac_coords, generator) % 1.0
+            order = torch.rand(batch.numbers.shape, generator=generator, device=device).argsort(1)
+        else:
+            coords = _towards_zero(batch.frac_coords)
+            order = _by_place(coords)
         numbers = batch.numbers.gather(1, order)
-        coords = batch.frac_coords.gather(1, order.unsqueeze(-1).expand_as(batch.frac_coords))
-        coords = moved(coords, generator) % 1.0 if self.config.move else _towards_zero(coords)
+        coords = coords.gather(1, order.unsqueeze(-1).expand_as(coords))
         tensor = self.grid.encode(_sites(numbers, coords), count)
         cells = (cell_to_vector(batch.cells) - self.cell_mean) / self.cell_std
         time = torch.rand(count, generator=generator, device=device)
@@ -210,6 +218,13 @@ class GridModel(CrystalModel):
 def _towards_zero(frac_coords: Tensor) -> Tensor:
     """Coordinates from -`EDGE` to less than 1 - `EDGE`."""
     return (frac_coords + EDGE) % 1.0 - EDGE
+
+
+def _by_place(frac_coords: Tensor) -> Tensor:
+    """The order of atoms by x, then y, then z, each in steps of 1 / `BINS`. (b, n, 3) -> (b, n)."""
+    steps = (frac_coords * BINS).round() + 1
+    x, y, z = steps.unbind(-1)
+    return ((x * 2 * BINS + y) * 2 * BINS + z).argsort(dim=-1, stable=True)
 
 
 def _sites(numbers: Tensor, frac_coords: Tensor) -> Sites:
