@@ -22,7 +22,16 @@ from unimat_search.unimat.checkpoint import build, load_model, save_model
 from unimat_search.unimat.diffusion import alpha_sigma, diffuse
 from unimat_search.unimat.grid import Grid
 from unimat_search.unimat.grid_model import GridModel
-from unimat_search.unimat.independent import BELIEFS, BINS, IndependentElements, given_the_sum
+from unimat_search.unimat.independent import (
+    BELIEFS,
+    BINS,
+    HALVES,
+    OCTANTS,
+    ORIGIN,
+    SPREAD,
+    IndependentElements,
+    given_the_sum,
+)
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties
 from unimat_search.unimat.sample import UniMatGenerator, as_structure, is_sound, sample, sample_freely
 from unimat_search.unimat.slot_model import SlotModel, with_group
@@ -306,7 +315,8 @@ def test_elements_that_know_nothing_of_each_other_are_denoised_by_bayes() -> Non
     """By brute force: the mean of many data, weighted by how likely each gives the noisy slot."""
     elements = IndependentElements(Grid(1, (2,), (14,)))
     generator = torch.Generator().manual_seed(0)
-    data = torch.rand(40_000, 1, 1, 1, 3, generator=generator).square()
+    data = 0.4 * torch.rand(40_000, 1, 1, 1, 3, generator=generator).square() + ORIGIN
+    data[25_000:] += 0.5  # each coordinate tells of the two others
     data[:10_000] = -1.0
     elements.fit(data)
     assert elements.amounts[0].tolist() == pytest.approx([0.25, 0.75])
@@ -327,10 +337,10 @@ def test_elements_that_know_nothing_of_each_other_are_denoised_by_bayes() -> Non
         doubts[..., 0] = -200.0
         assert float(elements.expected(evidence, beliefs=doubts)[1]) < 1e-6
         there = torch.zeros(1, 1, 1, 1, BELIEFS)
-        there[..., 0], there[..., 1 + 7 :: BINS] = 200.0, 200.0
+        there[..., 0], there[..., 1], there[..., 1 + OCTANTS + 10 :: HALVES * BINS] = 900.0, 900.0, 900.0
         mean, filled = elements.expected(evidence, beliefs=there)
         assert float(filled) > 1 - 1e-6
-        assert torch.allclose(mean, torch.full((3,), 7.5 / BINS), atol=1 / BINS)
+        assert torch.allclose(mean, torch.zeros(3), atol=SPREAD)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 3), st.integers(0, 8))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from unimat_search.unimat.cell import CELL_SIZE, cell_to_vector, vector_to_cell
 from unimat_search.unimat.diffusion import SAMPLERS, alpha_sigma, bounded, diffuse
 from unimat_search.unimat.elements import GROUPS, ROWS
 from unimat_search.unimat.grid import EMPTY_BELOW, Grid, Sites
-from unimat_search.unimat.independent import BELIEFS, BINS, IndependentElements
+from unimat_search.unimat.independent import BELIEFS, ORIGIN, SPREAD, IndependentElements
 from unimat_search.unimat.model import CrystalModel, SampleSettings, Streams, drop_properties, guided, moved
 from unimat_search.unimat.structures import StructureSet
 from unimat_search.unimat.tables import MOST, at_least_one
@@ -23,9 +23,6 @@ LIMITS = ((-1.0, -5.0), (1.0, 5.0))
 """Bounds of sampled data: of coordinates and null locations, and of standardised cells."""
 
 CONDITIONS = ("none", "counts")
-
-EDGE = 0.02
-"""Coordinates up to so little below 1 count as negative: what stands at 0 is not to be spread over both ends."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +76,12 @@ class GridModel(CrystalModel):
         super().fit(structures)
         self.fit_cells(cell_to_vector(torch.from_numpy(structures.cells.astype(np.float64))))
         sites = structures.sites()
+        coords = _around_origin(sites.frac_coords)
         if self.config.augment:
-            generator = torch.Generator().manual_seed(0)
-            sites = replace(sites, frac_coords=torch.rand(sites.frac_coords.shape, generator=generator))
-        else:
-            coords = _towards_zero(sites.frac_coords)
-            order = _by_place(coords)
-            order = order[sites.owner[order].argsort(stable=True)]
-            sites = Sites(sites.owner, sites.numbers[order], coords[order])
+            coords = torch.rand(coords.shape, generator=torch.Generator().manual_seed(0)) + ORIGIN
+        order = _by_place(coords)
+        order = order[sites.owner[order].argsort(stable=True)]
+        sites = Sites(sites.owner, sites.numbers[order], coords[order])
         self.elements.fit(self.grid.encode(sites, len(structures)))
 
     def inherit_scales(self, other: CrystalModel) -> None:
@@ -120,12 +115,10 @@ class GridModel(CrystalModel):
         and the inversion that its rotations become in fractional coordinates.
         """
         device, count = batch.numbers.device, len(batch)
+        coords = _around_origin(moved(batch.frac_coords, generator) if self.config.augment else batch.frac_coords)
+        order = _by_place(coords)
         if self.config.augment:
-            coords = moved(batch.frac_coords, generator) % 1.0
-            order = torch.rand(batch.numbers.shape, generator=generator, device=device).argsort(1)
-        else:
-            coords = _towards_zero(batch.frac_coords)
-            order = _by_place(coords)
+            order = torch.rand(order.shape, generator=generator, device=device).argsort(1)
         numbers = batch.numbers.gather(1, order)
         coords = coords.gather(1, order.unsqueeze(-1).expand_as(coords))
         tensor = self.grid.encode(_sites(numbers, coords), count)
@@ -215,16 +208,16 @@ class GridModel(CrystalModel):
         return x[:, :positions].view(-1, *self.grid.shape, 3), cells
 
 
-def _towards_zero(frac_coords: Tensor) -> Tensor:
-    """Coordinates from -`EDGE` to less than 1 - `EDGE`."""
-    return (frac_coords + EDGE) % 1.0 - EDGE
+def _around_origin(frac_coords: Tensor) -> Tensor:
+    """Coordinates from `ORIGIN` to less than one more, so that neither what stands at 0 nor at 1/2 is torn apart."""
+    return (frac_coords - ORIGIN) % 1.0 + ORIGIN
 
 
 def _by_place(frac_coords: Tensor) -> Tensor:
-    """The order of atoms by x, then y, then z, each in steps of 1 / `BINS`. (b, n, 3) -> (b, n)."""
-    steps = (frac_coords * BINS).round() + 1
+    """The order of atoms by x, then y, then z, each in steps of `SPREAD`. (b, n, 3) -> (b, n)."""
+    steps = ((frac_coords - ORIGIN) / SPREAD).floor()
     x, y, z = steps.unbind(-1)
-    return ((x * 2 * BINS + y) * 2 * BINS + z).argsort(dim=-1, stable=True)
+    return ((x / SPREAD + y) / SPREAD + z).argsort(dim=-1, stable=True)
 
 
 def _sites(numbers: Tensor, frac_coords: Tensor) -> Sites:

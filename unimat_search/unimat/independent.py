@@ -16,12 +16,19 @@ from torch.nn import functional as F  # noqa: N812
 from unimat_search.unimat.diffusion import alpha_sigma
 from unimat_search.unimat.grid import NULL, Grid
 
-BINS = 40
-"""Places on an axis, each a normal distribution as wide as they are apart."""
+HALVES, BINS = 2, 20
+"""Places on an axis, each a normal distribution as wide as they are apart: 0 is in the middle of the first half, 1/2 in
+that of the second."""
 
-BELIEFS = 1 + 3 * BINS
-"""Numbers that a network may add to the beliefs of a slot: to the logarithm of the odds that it is filled, and to the
-logarithms of the probabilities of its places on each axis."""
+SPREAD = 1 / (HALVES * BINS)
+
+ORIGIN = -0.25 - SPREAD / 2
+"""Coordinates are from here to less than one more."""
+
+OCTANTS = HALVES**3
+BELIEFS = 1 + OCTANTS + 3 * HALVES * BINS
+"""Numbers that a network may add to the beliefs of a slot: to the logarithm of the odds that it is filled, and to those
+of the probabilities of its octants and of its places on each axis."""
 
 FAITH = 3.0
 """Atoms that the distribution over all slots counts for in each slot's own."""
@@ -38,8 +45,8 @@ class Evidence:
     """What noisy numbers say of a tensor, before anything is believed.
 
     Attributes:
-        places: Logarithm of the likelihood of each place on each axis. (b, L, H, W, 3, BINS)
-        means: Where the coordinate is to be expected if it is at that place. (b, L, H, W, 3, BINS)
+        places: Logarithm of the likelihood of each place on each axis. (b, L, H, W, 3, HALVES, BINS)
+        means: Where the coordinate is to be expected if it is at that place. (b, L, H, W, 3, HALVES, BINS)
         empty: Logarithm of the likelihood of a null slot. (b, L, H, W)
     """
 
@@ -51,9 +58,9 @@ class Evidence:
 class IndependentElements(nn.Module):
     """Beliefs of elements that know of each other only how many atoms there are in all.
 
-    An element fills its first n slots, n from its own distribution; a filled slot's three coordinates are independent,
-    each drawn from that slot's own distribution on the axis; an empty slot is null. The number of atoms in all has the
-    distribution of the data.
+    An element fills its first n slots, n from its own distribution; a filled slot is in one of the cell's octants, and
+    within it its three coordinates are independent, all from that slot's own distributions; an empty slot is null. The
+    number of atoms in all has the distribution of the data.
 
     Args:
         grid: Of the tensors.
@@ -61,14 +68,16 @@ class IndependentElements(nn.Module):
 
     amounts: Tensor
     sizes: Tensor
-    weights: Tensor
+    octants: Tensor
+    places: Tensor
 
     def __init__(self, grid: Grid) -> None:
         super().__init__()
         depth, rows, groups = grid.shape
         self.register_buffer("amounts", torch.full((rows * groups, depth + 1), 1 / (depth + 1)))
         self.register_buffer("sizes", torch.ones(MOST_ATOMS + 1))
-        self.register_buffer("weights", torch.full((*grid.shape, 3, BINS), 1 / BINS))
+        self.register_buffer("octants", torch.full((*grid.shape, OCTANTS), 1 / OCTANTS))
+        self.register_buffer("places", torch.full((*grid.shape, 3, HALVES, BINS), 1 / BINS))
 
     def fit(self, tensors: Tensor) -> None:
         """Learn the distributions from data. (m, L, H, W, 3)."""
@@ -83,29 +92,30 @@ class IndependentElements(nn.Module):
             alone = _with(alone, element[None])
         ratio = sizes.clamp(min=LEAST) / alone[0].clamp(min=LEAST)
         self.sizes.copy_(ratio / ratio.max())
-        bins = (tensors[there] * BINS).floor().long().clamp(0, BINS - 1)  # (atoms, 3)
+        bins = ((tensors[there] - ORIGIN) / SPREAD).floor().long().clamp(0, HALVES * BINS - 1)  # (atoms, 3)
         slot = there.nonzero(as_tuple=True)[1:]
-        places = torch.zeros_like(self.weights)
+        octants = torch.zeros_like(self.octants)
+        octant = ((bins // BINS) * torch.tensor([HALVES**2, HALVES, 1])).sum(-1)
+        octants.index_put_((*slot, octant), torch.ones(len(bins)), accumulate=True)
+        self.octants.copy_(_shares(octants))
+        places = torch.zeros_like(self.places).flatten(-2)
         for axis in range(3):
             place = (*slot, torch.full_like(slot[0], axis), bins[:, axis])
             places.index_put_(place, torch.ones(len(bins)), accumulate=True)
-        everywhere = places.sum((0, 1, 2)) + LEAST  # (3, BINS)
-        places += FAITH * everywhere / everywhere.sum(-1, keepdim=True)
-        self.weights.copy_(places / places.sum(-1, keepdim=True))
+        self.places.copy_(_shares(places.view_as(self.places)))
 
     def evidence(self, tensor: Tensor, time: Tensor) -> Evidence:
         """See `Evidence`. (b, L, H, W, 3), (b,)."""
-        alpha, sigma = (x.view(-1, 1, 1, 1, 1) for x in alpha_sigma(time))
-        spread = 1 / BINS
-        centres = (torch.arange(BINS, device=tensor.device, dtype=tensor.dtype) + 0.5) / BINS
-        variance = (sigma.square() + (alpha * spread).square()).unsqueeze(-1)  # (b, 1, 1, 1, 1, 1)
-        apart = tensor.unsqueeze(-1) - alpha.unsqueeze(-1) * centres  # (b, L, H, W, 3, BINS)
-        pulled = alpha.unsqueeze(-1) * spread**2 * tensor.unsqueeze(-1)
-        empty = -0.5 * (tensor - alpha * NULL).square() / sigma.square() - sigma.log()
+        alpha, sigma = (x.view(-1, 1, 1, 1, 1, 1, 1) for x in alpha_sigma(time))
+        places = torch.arange(HALVES * BINS, device=tensor.device, dtype=tensor.dtype).view(HALVES, BINS)
+        centres = ORIGIN + SPREAD * (places + 0.5)
+        noisy = tensor[..., None, None]
+        variance = sigma.square() + (alpha * SPREAD).square()
+        empty = -0.5 * ((noisy - alpha * NULL) / sigma).square() - sigma.log()
         return Evidence(
-            places=-0.5 * apart.square() / variance - 0.5 * variance.log(),
-            means=(centres * sigma.square().unsqueeze(-1) + pulled) / variance,
-            empty=empty.sum(-1),
+            places=-0.5 * (noisy - alpha * centres).square() / variance - 0.5 * variance.log(),
+            means=(centres * sigma.square() + alpha * SPREAD**2 * noisy) / variance,
+            empty=empty.sum((-1, -2, -3)),
         )
 
     def expected(
@@ -121,15 +131,19 @@ class IndependentElements(nn.Module):
         Returns:
             The tensor (b, L, H, W, 3), and the probability that a slot is filled (b, L, H, W).
         """
-        prior = self.weights.log()
+        octants, places, odds = self.octants.log(), self.places.log(), -evidence.empty
         if beliefs is not None:
-            prior = F.log_softmax(prior + beliefs[..., 1:].view(*beliefs.shape[:-1], 3, BINS), -1)
-        scores = prior + evidence.places
-        coords = (scores.softmax(-1) * evidence.means).sum(-1)  # (b, L, H, W, 3)
-        filled = given
-        if filled is None:
-            odds = scores.logsumexp(-1).sum(-1) - evidence.empty
-            filled = self._filled(odds if beliefs is None else odds + beliefs[..., 0])
+            octants = F.log_softmax(octants + beliefs[..., 1 : 1 + OCTANTS], -1)
+            places = F.log_softmax(places + beliefs[..., 1 + OCTANTS :].unflatten(-1, places.shape[-3:]), -1)  # type: ignore[no-untyped-call]
+            odds = odds + beliefs[..., 0]
+        scores = places + evidence.places  # (b, L, H, W, 3, HALVES, BINS)
+        x, y, z = scores.logsumexp(-1).unbind(-2)  # (b, L, H, W, HALVES) each
+        sides = x[..., :, None, None] + y[..., None, :, None] + z[..., None, None, :]
+        joint = octants.view(*octants.shape[:-1], HALVES, HALVES, HALVES) + sides
+        posterior = joint.flatten(-3).softmax(-1).view_as(joint)
+        halves = torch.stack([posterior.sum((-1, -2)), posterior.sum((-1, -3)), posterior.sum((-2, -3))], -2)
+        coords = (halves * (scores.softmax(-1) * evidence.means).sum(-1)).sum(-1)  # (b, L, H, W, 3)
+        filled = self._filled(odds + joint.flatten(-3).logsumexp(-1)) if given is None else given
         return NULL + filled.unsqueeze(-1) * (coords - NULL), filled
 
     def _filled(self, odds: Tensor) -> Tensor:
@@ -139,6 +153,13 @@ class IndependentElements(nn.Module):
         counts = given_the_sum(scores.softmax(-1).clamp(min=1e-12), self.sizes)  # (b, H W, L + 1)
         filled = counts[..., 1:].flip(-1).cumsum(-1).flip(-1)  # (b, H W, L)
         return filled.transpose(1, 2).view(b, depth, *odds.shape[2:])
+
+
+def _shares(counts: Tensor) -> Tensor:
+    """Of the last axis; each slot's own counts, and for `FAITH` atoms those of all slots. (L, H, W, ..., k)."""
+    everywhere = counts.sum((0, 1, 2)) + LEAST
+    counts = counts + FAITH * everywhere / everywhere.sum(-1, keepdim=True)
+    return counts / counts.sum(-1, keepdim=True)
 
 
 def given_the_sum(counts: Tensor, sizes: Tensor) -> Tensor:
