@@ -142,8 +142,8 @@ class GridModel(CrystalModel):
         """The noise of tensor and cell: the tensor's by Bayes' rule from beliefs that the network changes."""
         evidence = self.elements.evidence(tensor, time)
         with torch.no_grad():
-            _, alone = self.elements.expected(evidence, given)
-        beliefs, cells_noise = self.denoiser(tensor, cells, time, alone, known)
+            alone = self.elements.expected(evidence, given)
+        beliefs, cells_noise = self.denoiser(tensor, cells, time, *alone, known)
         expected, _ = self.elements.expected(evidence, given, beliefs)
         alpha, sigma = (x.view(-1, 1, 1, 1, 1) for x in alpha_sigma(time))
         return (tensor - alpha * expected) / sigma, cells_noise

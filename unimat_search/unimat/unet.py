@@ -57,7 +57,7 @@ class UNet(nn.Module):
         self.time = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.cell = nn.Sequential(nn.Linear(CELL_SIZE, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.known = nn.Linear(2 * len(PROPERTIES), embedding)
-        self.enter = nn.Conv3d(3 + CELL_SIZE + 1, widths[0], 3, padding=1)
+        self.enter = nn.Conv3d(3 + 3 + 1 + CELL_SIZE, widths[0], 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
         skips, width = [widths[0]], widths[0]
@@ -86,7 +86,7 @@ class UNet(nn.Module):
         )
 
     def forward(
-        self, tensor: Tensor, cell: Tensor, time: Tensor, filled: Tensor, known: Tensor
+        self, tensor: Tensor, cell: Tensor, time: Tensor, expected: Tensor, filled: Tensor, known: Tensor
     ) -> tuple[Tensor, Tensor]:
         """See the class.
 
@@ -94,7 +94,8 @@ class UNet(nn.Module):
             tensor: Noisy coordinates and null locations. (b, L, H, W, 3)
             cell: Noisy standardised cells; every position is told all six numbers. (b, 6)
             time: (b,)
-            filled: Probability that each slot is filled. (b, L, H, W)
+            expected: What the tensor is to be expected to be, before the network says anything. (b, L, H, W, 3)
+            filled: Likewise, the probability that each slot is filled. (b, L, H, W)
             known: Properties asked for, standardised, NaN where nothing is asked. (b, 2)
 
         Returns:
@@ -105,7 +106,7 @@ class UNet(nn.Module):
         )  # (b, embedding)
         broadcast = cell[:, None, None, None, :].expand(*tensor.shape[:-1], CELL_SIZE)
         x = self.enter(
-            torch.cat([tensor, broadcast, filled.unsqueeze(-1)], dim=-1).movedim(-1, 1)
+            torch.cat([tensor, expected, filled.unsqueeze(-1), broadcast], dim=-1).movedim(-1, 1)
         )  # (b, width, L, H, W)
         skips = [x]
         for level, blocks in enumerate(self.down):
