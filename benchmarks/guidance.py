@@ -1,7 +1,7 @@
 """What classifier-free guidance is worth: each property that can be asked for, at several weights.
 
-python benchmarks/guidance.py --data-dir DATA              # the weights that ship
-python benchmarks/guidance.py --data-dir DATA --model RUN  # a run's folder
+python -m benchmarks.guidance --data-dir DATA              # the weights that ship
+python -m benchmarks.guidance --data-dir DATA --model RUN  # a run's folder
 
 Compositions near the hull that were set aside in training; all rows are on the same ones, with the same noise. Samples
 are held to no symmetry. A match is StructureMatcher's with 0.3, 0.5, 10, before relaxing; the energy is that of the
@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from pymatgen.core import Structure
 
+from benchmarks.symmetry import CONFIG, near_hull
 from unimat_search.eval.chgnet import chgnet_relaxer
-from unimat_search.match_rate import VALID_DISTANCE, compare
+from unimat_search.match_rate import VALID_DISTANCE, compare, crystal_of
 from unimat_search.records import BENCHMARK_MATCH, RelaxSettings
 from unimat_search.unimat.checkpoint import load_model
 from unimat_search.unimat.model import SampleSettings, Streams
@@ -28,7 +29,6 @@ from unimat_search.unimat.structures import StructureSet
 from unimat_search.unimat.train import read_config
 from unimat_search.unimat.training_data import training_sets, with_symmetry
 
-CONFIG = Path(__file__).parent.parent / "docs" / "training" / "slots.toml"
 ASKED = ("near the hull", "near the hull, the formation energy", "near the hull, the space group")
 
 
@@ -45,9 +45,10 @@ def main(
 ) -> None:
     """Print one row for each property asked for and each weight."""
     trained, header = load_model(model or shipped_weights())
-    known = set_aside(data_dir, count, seed)
+    _, aside = training_sets(read_config(CONFIG).data, data_dir, seed=0)
+    known = with_symmetry(near_hull(aside, count, seed))
     print(f"model at step {header['step']}; {len(known)} compositions, {samples} samples of each, {relax} relaxed")
-    reference = relaxed_energies([crystal(one) for one in known.take(list(range(relax)))])
+    reference = relaxed_energies([crystal_of(one) for one in known.take(list(range(relax)))])
     print("| asked for | weight | match % | valid % | converged % | median above known, meV/atom | mean below 1 eV |")
     print("|" + "---|" * 7)
     for asked in ASKED:
@@ -58,7 +59,7 @@ def main(
             atoms = [torch.from_numpy(one.numbers.astype(np.int64)) for one in known for _ in range(samples)]
             properties = wanted(known, asked).repeat_interleave(samples, 0)
             made = sample(trained, atoms, streams, SampleSettings(guidance=weight), properties)
-            found = [compare(made[row * samples : (row + 1) * samples], crystal(one), BENCHMARK_MATCH)
+            found = [compare(made[row * samples : (row + 1) * samples], crystal_of(one), BENCHMARK_MATCH)
                      for row, one in enumerate(known)]  # fmt: skip
             match = np.mean([~np.isnan(distances) for distances, _ in found])
             valid = np.mean([sound for _, sound in found])
@@ -67,13 +68,6 @@ def main(
             cells = [f"{100 * match:.1f}", f"{100 * valid:.1f}", f"{100 * len(there) / relax:.0f}",
                      f"{np.median(there):.0f}", f"{there[there < 1000].mean():.0f}"]  # fmt: skip
             print(f"| {asked} | {weight:g} | " + " | ".join(cells) + " |", flush=True)
-
-
-def set_aside(data_dir: Path, count: int, seed: int) -> StructureSet:
-    """Structures near the hull of compositions that no training set has, in random order, with their space groups."""
-    _, aside = training_sets(read_config(CONFIG).data, data_dir, seed=0)
-    near = np.flatnonzero((aside.properties[:, 1] == 1) & (aside.num_sites >= 3) & (aside.num_sites <= 20))
-    return with_symmetry(aside.take(np.random.default_rng(seed).permutation(near)[:count]))
 
 
 def wanted(known: StructureSet, asked: str) -> torch.Tensor:
@@ -87,12 +81,6 @@ def wanted(known: StructureSet, asked: str) -> torch.Tensor:
         groups = torch.from_numpy(known.symmetry.groups.astype(np.float32))
         table[:, 2] = groups.masked_fill(groups == 0, torch.nan)
     return table
-
-
-def crystal(one: StructureSet) -> Crystal:
-    """A set of one structure."""
-    numbers = torch.from_numpy(one.numbers.astype(np.int64))
-    return numbers, torch.from_numpy(one.frac_coords), torch.from_numpy(one.cells[0])
 
 
 def relaxed_energies(made: Sequence[Crystal]) -> np.ndarray:

@@ -25,6 +25,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 from unimat_search.airss.symmetry import sites
+from unimat_search.match_rate import crystal_of
 from unimat_search.unimat.checkpoint import load_model, prior_of
 from unimat_search.unimat.drawing import distinct_placements
 from unimat_search.unimat.model import SampleSettings, Streams
@@ -102,9 +103,14 @@ def kind(placement: Placement) -> tuple[int, tuple[tuple[tuple[int, ...], int], 
 
 
 def known_prototypes(aside: StructureSet, prior: PlacementPrior, count: int, seed: int) -> list[Known]:
-    """Structures near the hull of a set, in random order."""
+    """Structures near the hull of a set, in random order, with their placements."""
+    return placed(near_hull(aside, count, seed), prior)
+
+
+def near_hull(aside: StructureSet, count: int, seed: int) -> StructureSet:
+    """Structures near the hull of a set, of 3 to 20 atoms, in random order."""
     near = np.flatnonzero((aside.properties[:, 1] == 1) & (aside.num_sites >= 3) & (aside.num_sites <= 20))
-    return placed(aside.take(np.random.default_rng(seed).permutation(near)[:count]), prior)
+    return aside.take(np.random.default_rng(seed).permutation(near)[:count])
 
 
 def new_prototypes(data_dir: Path, kinds: Set[object], prior: PlacementPrior) -> list[Known]:
@@ -136,13 +142,7 @@ def placed(structures: StructureSet, prior: PlacementPrior) -> list[Known]:
     found = []
     for one in structures:
         placement = find_placement(one.cells[0].astype(float), one.frac_coords.astype(float), one.numbers)
-        crystal = as_structure(
-            (
-                torch.from_numpy(one.numbers.astype(np.int64)),
-                torch.from_numpy(one.frac_coords),
-                torch.from_numpy(one.cells[0]),
-            )
-        )
+        crystal = as_structure(crystal_of(one))
         if placement is not None and isinstance(crystal, Structure):
             found.append(Known(crystal, settings.standard(placement)))
     return found

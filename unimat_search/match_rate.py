@@ -119,7 +119,7 @@ def match_rates(
     seconds = time.perf_counter() - began
     theirs = [made[row * samples : (row + 1) * samples] for row in range(len(known))]
     fit = partial(compare, matcher=BENCHMARK_MATCH)
-    results = list((worker_processes(workers).map if workers > 1 else map)(fit, theirs, map(_sampled, known)))
+    results = list((worker_processes(workers).map if workers > 1 else map)(fit, theirs, map(crystal_of, known)))
     return MatchRates(
         rms_dist=np.array([rms for rms, _ in results]).reshape(len(known), samples),
         valid=np.array([valid for _, valid in results], dtype=bool).reshape(len(known), samples),
@@ -172,7 +172,8 @@ def compare(made: Sequence[Crystal], known: Crystal, matcher: MatchSettings) -> 
     return rms, valid
 
 
-def _sampled(one: StructureSet) -> Crystal:
+def crystal_of(one: StructureSet) -> Crystal:
+    """A set of one structure as the models give theirs."""
     return (
         torch.from_numpy(one.numbers.astype(np.int64)),
         torch.from_numpy(one.frac_coords),
